@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ from simulator.cli.serving_options import (
     SHARE_OPTIONS,
     limits_of,
     loads_of,
+    server_as,
     traffic_options,
 )
 from simulator.costs.parameters import PARAMETERS, Load
@@ -84,9 +86,25 @@ def taken_options(values: dict[str, Any]) -> AdviseOptions:
     if values["rate"] is None and values["concurrency"] is None and values["workload"] is None:
         raise UserError("--rate: missing, expected requests a second such as 5, --concurrency, --workload or --server")
     values |= {"loads": loads_of(values), "limits": limits_of(values["slo"]), "scheduler": SCHEDULERS[values["engine"]]}
+    values |= server_as(values) | counted_beside(values)
     values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
     values["requests"] = values["requests"] or (None if values["workload"] else USUAL_REQUESTS)
     return options_of(AdviseOptions, {**ABSENT, **values, "values": values})
+
+
+def counted_beside(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return methods and what they accept, where nobody says, as `calibrate` counted them beside a server's profile."""
+    context, profile = click.get_current_context(), Path(values["profile"] or "")
+    named = ("method", "acceptance", "hist", "alpha")
+    if not profile.is_file() or any(is_given(context, name) for name in named):
+        return {}
+    from calibration.fit.server_acceptance import accepted_beside
+    from simulator.costs.drafters.methods import methods
+
+    folders = {path.name: path for path in sorted(accepted_beside(profile).glob("*/"))}
+    able = [m for m in methods().values() if m.name in folders and (values["draft_model"] or not m.engines.needs_model)]
+    stated = tuple(f"{method.name}={folders[method.name]}" for method in able)
+    return {"method": ",".join(method.name for method in able), "acceptance": stated} if able else {}
 
 
 def watched_of(values: Mapping[str, Any]) -> "Watched | None":

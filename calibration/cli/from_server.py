@@ -58,7 +58,7 @@ def run_servers(options: Any) -> int:
     """Put load on servers where that is asked for, fit, write, print; return the exit code."""
     from calibration.fit.calibrate import EXIT_FAILED_CHECKS
     from calibration.fit.from_server import fit_server
-    from calibration.fit.server_acceptance import accepted_of, write_accepted
+    from calibration.fit.server_acceptance import accepted_beside, accepted_of, write_accepted
     from calibration.fit.server_report import failed, server_json, server_text
     from calibration.fit.server_rows import read_seen
     from simulator.costs.profile_file import load_profile, save_profile
@@ -89,7 +89,7 @@ def run_servers(options: Any) -> int:
         click.echo(f"calibrate: {reason}: {options.out} is not written", err=True)
         return EXIT_FAILED_CHECKS
     save_profile(options.out, found.profile, parameters)
-    folder = options.out.with_name(f"{options.out.stem}_accepted")
+    folder = accepted_beside(options.out)
     written = [write_accepted(folder, each, {"from_serving": named(paths)}) for each in accepted]
     if not options.as_json:
         for path in filter(None, (options.out, *written, options.report)):

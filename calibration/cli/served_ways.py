@@ -172,7 +172,9 @@ class Serving:
         for key in (name, method):
             if key in self.accepts:
                 return self.accepts[key]
-        beside = self.profile.with_name(f"{self.profile.stem}_accepted") / method
+        from calibration.fit.server_acceptance import accepted_beside
+
+        beside = accepted_beside(self.profile) / method
         if beside.is_dir():
             return beside
         raise UserError(f"--accepts: nothing says what {name} accepts, expected {name}=FILE, or a folder {beside}")

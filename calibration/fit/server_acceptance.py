@@ -81,6 +81,11 @@ def interval_of(arm: Arm, histogram: AcceptanceHistogram) -> tuple[float, float]
     return histogram.tokens_per_round - size, histogram.tokens_per_round + size
 
 
+def accepted_beside(profile: Path) -> Path:
+    """Return the folder of what the rounds of a server's profile accepted, one in it for each method."""
+    return profile.with_name(f"{profile.stem}_accepted")
+
+
 def write_accepted(folder: Path, each: Accepted, parameters: Mapping[str, Any]) -> Path:
     """Write a histogram; return where."""
     path, histogram = folder / each.name, each.imported.histogram

@@ -45,7 +45,7 @@ def of_pair(
     return Recommended(
         method=pair.method,
         tree=pair.tree,
-        draft=pair.draft.name if is_named else draft,
+        draft=pair.draft.name if is_named else draft if is_own else None,
         draft_format=stored if isinstance(stored, str) and stored in QUANTIZATIONS and is_own else "",
         devices=pair.devices,
         draft_devices=pair.draft_devices,

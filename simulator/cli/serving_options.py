@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.answers.latency import MEASURES, Limit
-from simulator.costs.parameters import CHUNK
+from simulator.costs.parameters import CHUNK, Load
 from simulator.ground.artefacts import UserError
 from simulator.ground.command import FILE, Decorator, is_given, stacked
 from simulator.ground.fields import shortened
 from simulator.ground.ranges import milliseconds_in
+
+from .as_rows import fit_of, in_words
 
 if TYPE_CHECKING:
     from simulator.answers.scene import Traffic
@@ -265,6 +267,18 @@ def traffic_of(values: Mapping[str, Any], loads: Loads, longest: int) -> "tuple[
         categories=found.categories if found else (),
     )
     return traffic, notes
+
+
+def server_as(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what nobody states of a server and the rows of the profile were served with, and how that is said."""
+    context, fit = click.get_current_context(), fit_of(values["profile"])
+    of_rows = {"budget": "chunk", "seats": "max_running"}
+    taken = {n: o for n, o in of_rows.items() if fit and o in fit.served.words and not is_given(context, n)}
+    if fit is None or not taken:
+        return {}
+    own = Load().with_options({option: fit.served.options[option] for option in taken.values()})
+    given = {name: int(fit.served.options[option]) for name, option in taken.items()}
+    return given | {"said": tuple(in_words(values["profile"], {}, own, own))}
 
 
 def server_of(values: Mapping[str, Any], longest: int) -> "Server":

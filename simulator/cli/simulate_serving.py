@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.answers.latency import Limit
-from simulator.costs.parameters import BY_NAME, PARAMETERS, Load
+from simulator.costs.parameters import BY_NAME, PARAMETERS
 from simulator.ground.artefacts import UserError, check_outputs, to_json, writing
-from simulator.ground.command import FILE, command, is_given, say
+from simulator.ground.command import FILE, command, say
 from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.ranges import parse_whole
 
 from .accepting import ACCEPTANCE_OPTIONS, as_accepted
-from .as_rows import fit_of, in_words
 from .engine_settings import STATED_OPTIONS, as_engines_state
 from .fleet_options import FLEET_OPTIONS, check_fleet
 from .options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, options_of, parameter_options
@@ -32,6 +31,7 @@ from .serving_options import (
     check_cluster,
     limits_of,
     loads_of,
+    server_as,
 )
 
 if TYPE_CHECKING:
@@ -125,18 +125,6 @@ def simulate_serving(**values: Any) -> None:
     values |= server_as(values)
     values["block_size"] = values["block_size"] or BLOCK_SIZES[values["scheduler"]]
     run(options_of(ServingOptions, {**values, "values": values}))
-
-
-def server_as(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what nobody states of a server and the rows of the profile were served with, and how that is said."""
-    context, fit = click.get_current_context(), fit_of(values["profile"])
-    of_rows = {"budget": "chunk", "seats": "max_running"}
-    taken = {n: o for n, o in of_rows.items() if fit and o in fit.served.words and not is_given(context, n)}
-    if fit is None or not taken:
-        return {}
-    own = Load().with_options({option: fit.served.options[option] for option in taken.values()})
-    given = {name: int(fit.served.options[option]) for name, option in taken.items()}
-    return given | {"said": tuple(in_words(values["profile"], {}, own, own))}
 
 
 def run(options: ServingOptions) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from calibration.published.decisions import MODELS
 from calibration.servers.watch import watched
 from simulator.answers.advice import Asked, by_first, by_last, value_of
 from simulator.answers.comparison import Contender
+from simulator.answers.recommendation import of_pair
 from simulator.answers.schedule import Range
 from simulator.answers.slowness import slowness
 from simulator.costs.model_costs import ModelPair
@@ -105,6 +107,23 @@ def pair_of(method: str) -> ModelPair:
     models = load_pricing(DeviceOptions(profile="h100-sxm", target_model="llama-3.1-8b", method=method)).models
     assert models is not None
     return models
+
+
+def test_what_a_server_accepted_beside_its_profile_counts(run) -> None:
+    there = Path(__file__).parents[2] / "calibration/measured/xeon-2-core/served"
+    words = ("--profile", there / "server.json", "--target-model", there / "target.json", "--max-model-len", 1024)
+    load = ("--rate", 2, "--isl", "100:300", "--osl", "32:96", "--requests", 40, "--json")
+    alone = json.loads(run("advise", *words, *load).stdout)
+    assert {way.split()[0] for way in alone["serving"]} == {"plain", "ngram"}
+    assert alone["parameters"]["budget"] == 2048
+    both = json.loads(run("advise", *words, "--draft-model", there / "draft.json", *load).stdout)
+    assert {way.split()[0] for way in both["serving"]} == {"plain", "ngram", "draft_model"}
+    assert run("advise", *words, *load, "--method", "suffix", "--alpha", 0.1).returncode == 3
+
+
+@pytest.mark.parametrize(("method", "draft"), [("ngram", None), ("eagle3", "d")])
+def test_a_drafter_is_told_where_one_is_needed(method: str, draft: str | None) -> None:
+    assert of_pair(pair_of(method), "d", (), 3).draft == draft
 
 
 def test_an_adaptive_mode_is_served_and_says_from_where_on_it_drafts_how_much(run) -> None:
