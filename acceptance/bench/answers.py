@@ -22,7 +22,7 @@ from acceptance.results.records import resume_key
 from acceptance.text.conversation import Framing, answer_text, tokens_before
 from acceptance.text.prompts import Prompt
 from simulator.ground.artefacts import UserError, created_utc, read_bytes, writing
-from simulator.ground.fields import parse_json
+from simulator.ground.fields import Field, parse_json
 from simulator.ground.partial import make_folder
 
 from .timed import Taken, reason_of
@@ -196,8 +196,10 @@ def read_answers(path: Path) -> dict[int | str, Line]:
     found: dict[int | str, Line] = {}
     for number, text in enumerate(read_bytes(path).split(b"\n")[:-1], 1):
         try:
-            line = parse_json(text.decode())
-            found[line["question_id"]] = {name: line[name] for name in KEYS}
-        except (ValueError, KeyError, TypeError):
+            line = Field(parse_json(text.decode()), path)
+            for choice in line["choices"].elements():
+                choice["index"].whole()
+            found[line["question_id"].value] = {name: line.object()[name] for name in KEYS}
+        except (ValueError, KeyError, TypeError, UserError):
             raise UserError(f"--answers {path}: line {number} is no answer to a question of MT-Bench") from None
     return found

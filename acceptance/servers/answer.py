@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Any
 
 from .events import DONE
+from .server import without_key
 
 # Kinds of failure besides "http STATUS".
 CONNECT, RESET, CUT, STALLED, TIMEOUT = "connect", "reset", "cut", "stalled", "timeout"
@@ -85,9 +86,9 @@ class Hearing:
         try:
             told = json.loads(event)
         except (ValueError, RecursionError):
-            raise Failed(MALFORMED, f"{event[:60].decode(errors='replace')!r} is no JSON") from None
+            raise Failed(MALFORMED, f"{beginning(event)!r} is no JSON") from None
         if not isinstance(told, dict):
-            raise Failed(MALFORMED, f"{event[:60].decode(errors='replace')!r} is no object")
+            raise Failed(MALFORMED, f"{beginning(event)!r} is no object")
         if told.get("error") is not None or told.get("object") == "error":
             raise Failed(ERROR, message_in(told))
         choices, usage = told.get("choices"), told.get("usage")
@@ -128,6 +129,11 @@ class Hearing:
         self.answer.digest = self.text.hexdigest()
 
 
+def beginning(event: bytes) -> str:
+    """Return how an event begins, without our key or half of it."""
+    return without_key(event.decode(errors="replace"))[:60]
+
+
 def said_in(choice: dict[str, Any]) -> str | None:
     """Return the text of a choice, "" of a token without one; None where it holds no token."""
     if "delta" not in choice:
@@ -154,4 +160,4 @@ def message_in(told: Any) -> str:
     """Return what an error says."""
     error = told.get("error", told) if isinstance(told, dict) else told
     said = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
-    return str(error if said is None else said)[:200]
+    return str(error if said is None else said)

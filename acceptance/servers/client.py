@@ -103,8 +103,7 @@ class Client:
     async def hear(self, response: Any, answer: Answer) -> None:
         """Read the stream of an answer."""
         if response.status != 200:
-            said = (await response.content.read(MOST_SAID)).decode(errors="replace")
-            raise Failed(f"http {response.status}", error_in(said) or str(response.reason))
+            raise await refused(response)
         if response.content_type == "application/json":
             raise Failed(WHOLE, "its type is application/json")
         hearing, events, content, watched = Hearing(answer), Events(), response.content, self.watched
@@ -158,8 +157,7 @@ class Client:
         try:
             async with self.session.request("GET" if post is None else "POST", url, data=post) as response:
                 if response.status != 200:
-                    said = (await response.content.read(MOST_SAID)).decode(errors="replace")
-                    raise Failed(f"http {response.status}", shown(error_in(said) or str(response.reason)))
+                    raise await refused(response)
                 found = bytearray()
                 async for data in response.content.iter_any():
                     found += data
@@ -209,18 +207,24 @@ def body_of(aiohttp: ModuleType) -> Any:
 
 
 def shown(said: str) -> str:
-    """Return what a server or a library said, in a line, without our key."""
+    """Return what a server or a library said, in a line, without our key; what is cut before may hold half of it."""
     return " ".join(without_key(said).split())[:200]
 
 
+async def refused(response: Any) -> Failed:
+    """Return the failure that a status tells."""
+    said = (await response.content.read(MOST_SAID)).decode(errors="replace")
+    return Failed(f"http {response.status}", shown(error_in(said) or str(response.reason)))
+
+
 def error_in(said: str) -> str:
-    """Return what an answer says of its failure: the message of JSON, else its first words."""
+    """Return what an answer says of its failure: the message of JSON, else all of it."""
     import json
 
     try:
         return message_in(json.loads(said))
     except (ValueError, RecursionError):
-        return " ".join(said.split())[:200]
+        return said
 
 
 @asynccontextmanager

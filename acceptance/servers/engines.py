@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .answer import EMPTY, MALFORMED, Failed
-from .client import Client
+from .client import Client, shown
 
 # Choices that are listed beside a token: two tell the first one where it ties with another, and its lead.
 LISTED = 2
@@ -224,7 +224,7 @@ async def asked(client: Client, url: str, path: str, body: Any) -> Any:
     try:
         return json.loads(answer)
     except (ValueError, RecursionError):
-        raise Failed(MALFORMED, f"{answer[:60].decode(errors='replace')!r} is no JSON") from None
+        raise Failed(MALFORMED, f"{shown(answer.decode(errors='replace'))[:60]!r} is no JSON") from None
 
 
 def read(reader: Any, told: Any, *more: Any) -> Any:
@@ -236,7 +236,7 @@ def read(reader: Any, told: Any, *more: Any) -> Any:
     try:
         return reader(told, *more)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise Failed(MALFORMED, f"the answer is of another form ({type(error).__name__}: {error})") from None
+        raise Failed(MALFORMED, shown(f"the answer is of another form ({type(error).__name__}: {error})")) from None
 
 
 async def engine_of(client: Client, url: str, model: str, tokens: list[int]) -> tuple[Engine | None, str]:
@@ -244,12 +244,11 @@ async def engine_of(client: Client, url: str, model: str, tokens: list[int]) -> 
     said = []
     for engine in ENGINES:
         try:
-            found = await Asked(client, engine, url, model).score(tokens[:1], tokens[1:])
+            await Asked(client, engine, url, model).score(tokens[:1], tokens[1:])
         except Failed as error:
             if str(error.detail).startswith("the scores are no log"):
                 return None, error.detail
             said.append(f"{engine.name}: {error}")
-            continue
-        if not math.isnan(found.log.sum()):
+        else:
             return engine, ""
     return None, "; ".join(said)

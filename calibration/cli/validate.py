@@ -178,7 +178,7 @@ def validate(**values: Any) -> int:
 def run_decisions(options: ValidateOptions) -> int:
     """Check what `advise` takes."""
     from calibration.published.decisions import decisions
-    from calibration.validate.regret import decisions_json, decisions_text, holds
+    from calibration.validate.regret import LITTLE, decisions_json, decisions_text, holds
     from simulator.cli.running import running
 
     from .decisions import chosen
@@ -188,9 +188,10 @@ def run_decisions(options: ValidateOptions) -> int:
         for decision in there:
             found.append(chosen(decision))
             update(1)
-    payload = decisions_json(found, {"decisions": True, "max_error": options.max_error})
-    deliver(payload, decisions_text(found, options.max_error), None, options)
-    return 0 if holds(found, options.max_error) else EXIT_BOUND_BROKEN
+    most = LITTLE if options.max_error is None else options.max_error
+    payload = decisions_json(found, most, {"decisions": True, "max_error": options.max_error})
+    deliver(payload, decisions_text(found, most), None, options)
+    return 0 if holds(found, most) else EXIT_BOUND_BROKEN
 
 
 def run_published(options: ValidateOptions) -> int:

@@ -243,7 +243,7 @@ def gain_bars(seen: Sequence[Seen], unit: str) -> list[Bars]:
     if not compared:
         return []
     bars = [Bar(f"{s.arm}, {at(s.load, unit)}", s.gain, s.gain_ends, written(s)) for s in compared]
-    first = next(s.arm for s in seen if math.isnan(s.gain))
+    first = next((s.arm for s in seen if math.isnan(s.gain)), "plain")
     caption = f"Whole answers, times as fast as {first}"
     return [Bars(caption, bars, Axis("times as fast", unit="x"), 1.0)]
 

@@ -26,22 +26,25 @@ def is_good(decision: Decision, way: Way, most: float) -> bool:
     return regret is not None and regret <= most
 
 
-def holds(found: Sequence[Chosen], most: float | None = None) -> bool:
+def holds(found: Sequence[Chosen], most: float = LITTLE) -> bool:
     """Whether enough was taken well of what nobody had looked at."""
     unseen = [c for c in found if not c.decision.seen]
-    return sum(is_good(c.decision, c.alone, most or LITTLE) for c in unseen) >= WANTED * len(unseen)
+    return sum(is_good(c.decision, c.alone, most) for c in unseen) >= WANTED * len(unseen)
 
 
-def decisions_text(found: Sequence[Chosen], most: float | None = None) -> str:
-    """Return the table, below how many decisions were taken well."""
-    limit = most or LITTLE
+def headline(found: Sequence[Chosen], most: float = LITTLE) -> str:
+    """Say how many decisions were taken well."""
     unseen, told = [c for c in found if not c.decision.seen], [c for c in found if c.decision.accepted]
-    good = [sum(is_good(c.decision, c.alone, limit) for c in of) for of in (found, unseen)]
-    said = (
-        f"advise takes a way within {limit:.0%} of the best that was measured in {good[0]} of {len(found)} decisions, "
+    good = [sum(is_good(c.decision, c.alone, most) for c in of) for of in (found, unseen)]
+    return (
+        f"advise takes a way within {most:.0%} of the best that was measured in {good[0]} of {len(found)} decisions, "
         f"in {good[1]} of the {len(unseen)} that nothing was mended by ({WANTED:.0%} wanted); told what the source "
-        f"says is accepted, in {sum(is_good(c.decision, c.told, limit) for c in told)} of {len(told)}."
+        f"says is accepted, in {sum(is_good(c.decision, c.told, most) for c in told)} of {len(told)}."
     )
+
+
+def decisions_text(found: Sequence[Chosen], most: float = LITTLE) -> str:
+    """Return the table, below how many decisions were taken well."""
     head = ["decision", "ways", "best", "advise takes", "regret", "told", "regret"]
     rows = [head]
     for decision, alone, with_told in found:
@@ -50,7 +53,9 @@ def decisions_text(found: Sequence[Chosen], most: float | None = None) -> str:
         rows.append([*first, in_words(alone), percent(decision, alone), *more])
     seen = [f"* {c.decision.name}: {c.decision.seen}" for c in found if c.decision.seen]
     sources = dict.fromkeys(f"{c.decision.source} ({c.decision.at})" for c in found)
-    return "\n\n".join([wrapped([said]), table(rows), *([wrapped(seen)] if seen else []), wrapped(sources)])
+    return "\n\n".join(
+        [wrapped([headline(found, most)]), table(rows), *([wrapped(seen)] if seen else []), wrapped(sources)]
+    )
 
 
 def in_words(way: Way) -> str:
@@ -65,7 +70,7 @@ def percent(decision: Decision, way: Way) -> str:
     return "not measured" if regret is None else f"{regret:.1%}"
 
 
-def decisions_json(found: Sequence[Chosen], parameters: Mapping[str, Any]) -> dict[str, Any]:
+def decisions_json(found: Sequence[Chosen], most: float, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same under plain keys; regrets are fractions."""
     entries = []
     for decision, alone, told in found:
@@ -73,7 +78,8 @@ def decisions_json(found: Sequence[Chosen], parameters: Mapping[str, Any]) -> di
         entry |= {"advise": list(decision.advise), "best": way_json(decision, decision.best)}
         entry |= {"takes": way_json(decision, alone), "told": way_json(decision, told) if decision.accepted else None}
         entries.append(entry)
-    return envelope(KIND, SCHEMA_VERSION, parameters) | {"holds": holds(found), "decisions": entries}
+    verdict = {"headline": headline(found, most), "holds": holds(found, most)}
+    return envelope(KIND, SCHEMA_VERSION, parameters) | verdict | {"decisions": entries}
 
 
 def way_json(decision: Decision, way: Way) -> dict[str, Any]:

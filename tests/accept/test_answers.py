@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from acceptance.bench.answers import KEYS, read_answers
 from acceptance.models.model import Pair
 from acceptance.results.validate import problems
+from simulator.ground.artefacts import UserError
 
 from .oracles import greedy_without_cache
 
@@ -95,6 +97,20 @@ def test_a_run_that_goes_on_has_all_answers_and_other_files_stay(bench, user_err
     assert bench("--force", "--max-prompts", 1).returncode == 0
     (folder / "target-ngram.jsonl").write_text("{}\n")
     user_error(bench("--max-prompts", 1), "target-ngram.jsonl: line 1 is no answer to a question of MT-Bench")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"choices": 5}, {"choices": [5]}, {"choices": [{"turns": []}]}, {"question_id": [1]}, {"tstamp": ...}]
+)
+def test_lines_that_are_no_answers_are_named(tmp_path: Path, changed: dict[str, Any]) -> None:
+    line = dict.fromkeys(KEYS, 1) | {"choices": [{"index": 0, "turns": ["w1"]}]}
+    path = tmp_path / "model.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    assert read_answers(path) == {1: line}
+    line = {name: value for name, value in (line | changed).items() if value is not ...}
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match="line 1 is no answer to a question of MT-Bench"):
+        read_answers(path)
 
 
 def test_a_turn_that_does_not_fit_is_told_and_keeps_its_place(bench, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from calibration.cli.decisions import chosen
 from calibration.published.decisions import PLAIN, decisions, parse
-from calibration.validate.regret import Chosen, decisions_text, holds
+from calibration.validate.regret import LITTLE, Chosen, decisions_json, decisions_text, holds
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import read_toml
 
@@ -77,6 +77,19 @@ def test_what_was_looked_at_counts_for_nothing(tmp_path) -> None:
     assert holds(taken)
     assert not holds([taken[0]._replace(alone=PLAIN)])
     assert "in 1 of the 1 that nothing was mended by" in " ".join(decisions_text(taken).split())
+
+
+@pytest.mark.parametrize(
+    ("most", "taken", "right"), [(LITTLE, 1, False), (0.3, 1, True), (0.2, 1, False), (0.0, 4, True)]
+)
+def test_the_bound_that_is_stated_decides_in_text_and_json_alike(
+    tmp_path, most: float, taken: int, right: bool
+) -> None:
+    found = [Chosen(made(tmp_path)[0], ("eagle3", taken), PLAIN)]
+    told = decisions_json(found, most, {})
+    assert (told["holds"], holds(found, most)) == (right, right)
+    assert f"within {most:.0%} of the best" in told["headline"]
+    assert " ".join(decisions_text(found, most).split()).startswith(told["headline"])
 
 
 def test_the_file_that_comes_along_names_where_each_is_from() -> None:

@@ -184,6 +184,16 @@ def test_what_is_no_result_is_refused_in_one_line(run, user_error, tmp_path) -> 
     user_error(run("report", "page.html", "--out", "page.html", "--force"), "is the file of RESULT page.html too")
 
 
+def test_loads_of_which_each_way_is_held_against_another_have_a_page(tmp_path) -> None:
+    told = json.loads(GIVEN["simulated load"].read_text())
+    for point in told["points"]:
+        for figures in point.values():
+            if isinstance(figures, dict):
+                figures["e2e_gain"] = 1.5
+    (tmp_path / "load.json").write_text(json.dumps(told))
+    assert read_page(html_of(tmp_path / "load.json")).text.count("1.50x") > 1
+
+
 def test_every_kind_names_a_command_that_is_there() -> None:
     from calibration.cli.specsim import COMMANDS
 
