@@ -17,9 +17,9 @@ TOKENIZE = (("/tokenize", "prompt"), ("/tokenize", "content"), ("/v1/tokenize", 
 
 
 async def model_of(
-    client: Client, server: Server, wanted: str | None, option: str = "--model"
+    client: Client, server: Server, wanted: str | None, option: str | None = "--model"
 ) -> tuple[str, int | None]:
-    """Return the name of a server's model, and how long its requests may be; option: by which users name one."""
+    """Return the name of a server's model, and how long its requests may be; option: by which users do."""
     answer = await client.get(f"{server.url}/v1/models")
     try:
         told = parse_json((answer or b"").decode())
@@ -30,9 +30,9 @@ async def model_of(
     names = [entry["id"] for entry in entries if isinstance(entry.get("id"), str)]
     if not names and wanted is None:
         why = f" ({client.said})" if client.said else ""
-        raise UserError(
-            f"{server.option}: lists no models at /v1/models{why}, expected a server that is up, or {option}"
-        )
+        # Of one that answers nothing a name is no help.
+        named = f", or {option}" if option and (not why or client.said.startswith("http")) else ""
+        raise UserError(f"{server.option}: lists no models at /v1/models{why}, expected a server that is up{named}")
     if wanted is not None and names and wanted not in names:
         raise UserError(f"{option}: {wanted!r} is not served by {server.url}, expected {' or '.join(names[:5])}")
     name = wanted or names[0]

@@ -11,7 +11,7 @@ from simulator.answers.latency import time_text
 from simulator.cli.accepting import ACCEPTANCE_OPTIONS
 from simulator.cli.comparing import method_names
 from simulator.cli.options import DEVICE_OPTIONS, HIST_OPTIONS, options_of, parameter_options
-from simulator.cli.running import running
+from simulator.cli.running import running, serving
 from simulator.cli.serving_options import (
     BLOCK_SIZES,
     OF_ONE,
@@ -24,7 +24,7 @@ from simulator.cli.serving_options import (
 )
 from simulator.costs.parameters import PARAMETERS, Load
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json, writing
-from simulator.ground.command import FILE, command, is_given, say, wrapped
+from simulator.ground.command import FILE, command, is_given, wrapped
 
 from .asking import AdviseOptions, asked_of
 
@@ -150,16 +150,12 @@ def run(options: AdviseOptions) -> None:
     """Compare, serve, write and print."""
     from simulator.answers.advice import advise as advised
     from simulator.answers.advice_report import advice_json, advice_text, written
-    from simulator.ground.compiled import is_kept
-    from simulator.serving.loop import advance
 
     check_outputs({"--write": options.write}, options.force, options.inputs)
     if len(options.loads.values) > 1:
         raise UserError(f"{options.loads.option}: {len(options.loads.values)} loads, expected one")
     asked, notes, found, skipped = asked_of(options)
-    if not is_kept(advance):
-        say("loops are compiled, once: about half a minute", err=True)
-    with running("advise", "runs", 0.0, 0) as update:
+    with serving("advise", "runs", 0) as update:
         advice = advised(found, asked, update)
     basis = resting(options, advice)
     warnings = (*cautions_of(advice), *notes, *watched_in_words(options, advice))

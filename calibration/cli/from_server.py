@@ -137,6 +137,7 @@ def put_load(options: Any) -> tuple[Path, ...]:
     from calibration.servers.records import LOADED
 
     from .bench_server import benched
+    from .server_options import asked_by
 
     paths = tuple(options.out.with_name(f"{options.out.stem}_{length}.jsonl") for length in LENGTHS)
     check_outputs({"--from-server": paths}, force=True)
@@ -146,9 +147,8 @@ def put_load(options: Any) -> tuple[Path, ...]:
         prompts = SHORT if not seed else tuple(int(part * longest) for part in LONG)
         journal = Journal(path, LOADED)
         try:
-            done, _ = benched(asked(options, arms, "{}:{}".format(*prompts), path, seed), journal)
-        except UserError as error:
-            raise UserError(str(error).replace("--arm ", "--from-server ").replace("--out ", "")) from None
+            with asked_by("--from-server"):
+                done, _ = benched(asked(options, arms, "{}:{}".format(*prompts), path, seed), journal)
         finally:
             journal.close()
         longest = min([LONGEST, *lengths_in(path)])
@@ -157,7 +157,8 @@ def put_load(options: Any) -> tuple[Path, ...]:
         if done.number:
             deliver(done.number, kept)
         if done.gone:
-            raise UserError(f"{done.gone}; {kept}".replace("--arm ", "--from-server "))
+            with asked_by("--from-server"):
+                raise UserError(f"{done.gone}; {kept}")
     return paths
 
 

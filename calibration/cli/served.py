@@ -1,13 +1,14 @@
 """Options and steps of `validate --serving-log` and `validate --server`: loads of real servers, forecast one by one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.command import FILE, say, stacked
+from simulator.ground.command import FILE, stacked
 
 from .served_ways import Serving, accepts_in, ways_in
 
@@ -141,27 +142,25 @@ def validation_of(served: Served, profile: Path, max_error: float | None) -> "tu
     from calibration.validate.served.replay import traffic_of
     from calibration.validate.served.rows import FIGURES, validated
     from simulator.cli.as_rows import fit_of
-    from simulator.cli.running import running
-    from simulator.ground.compiled import is_kept
-    from simulator.serving.loop import advance
+    from simulator.cli.running import serving
 
     own = served.values
     warmup = WARMUP if own["warmup"] is None else own["warmup"]
     runs, seed = own["runs"] or RUNS, own["seed"] or 0
     if runs > MOST_RUNS:
         raise UserError(f"--runs: {runs:,} of each load, expected at most {MOST_RUNS:,}")
-    ways, accepts = ways_in(own["ways"]), accepts_in(own["accepts"])
+    ways = Serving(profile, own, ways_in(own["ways"]), accepts_in(own["accepts"]), None, fit_of(str(profile)))
+    if served.servers:  # what is wrong with options is told before servers are loaded
+        ways.check()
     paths = served.logs or measured_now(served)
     loads = read_all(paths, warmup)
-    serving = Serving(profile, own, ways, accepts, traffic_of(loads), fit_of(str(profile)))
+    ways = replace(ways, traffic=traffic_of(loads))
     bounds = {name: figure.bound for name, figure in FIGURES.items() if figure.bound is not None}
     if max_error is not None:
         bounds["tpot_p50"] = max_error
-    if not is_kept(advance):
-        say("loops are compiled, once: about half a minute", err=True)
-    count = sum(len(serving.arms(load)) for load in loads)  # what is wrong with arms is said before anything runs
-    with running("validate", "loads of arms", 0.0, count) as update:
-        found = validated(loads, serving.arms, bounds, runs, serving.draws, seed, update)
+    count = sum(len(ways.arms(load)) for load in loads)  # what is wrong with arms is said before anything runs
+    with serving("validate", "loads of arms", count) as update:
+        found = validated(loads, ways.arms, bounds, runs, ways.draws, seed, update)
     told = {"serving_log": [str(path) for path in paths], "servers": list(served.servers), "profile": str(profile)}
     options = {name: list(v) if isinstance(v, tuple) else v for name, v in own.items() if name != "out_dir"}
     return found, told | options | {"warmup": warmup, "runs": runs, "seed": seed}
@@ -184,11 +183,13 @@ def measured_now(served: Served) -> tuple[Path, ...]:
 def load_servers(words: list[str], out: Path, own: Mapping[str, Any]) -> None:
     """Run `bench-server` with these words, what is in its file already not again."""
     from .bench_server import bench_server
+    from .server_options import asked_by
 
     lengths = ["--isl", own["isl"] or USUAL["isl"], "--osl", own["osl"] or USUAL["osl"]]
     size = ["--requests", str(own["requests"] or USUAL["requests"]), "--blocks", str(USUAL["blocks"])]
     seed = ["--seed", str(own["seed"] or 0)]
-    with bench_server.make_context("bench-server", [*words, *lengths, *size, *seed, "--out", str(out)]) as context:
+    lengths += [*size, *seed, "--out", str(out)]
+    with asked_by("--server"), bench_server.make_context("bench-server", [*words, *lengths]) as context:
         put_load(context.params)
 
 

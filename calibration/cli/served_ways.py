@@ -38,14 +38,15 @@ class Serving:
     """What options say of servers.
 
     ways: by arm. accepts: files of histograms by arm or method. traffic: all that was sent, by whose lengths memory is
-    divided. fit: of the profile, to rows of servers. made: ways that were asked for before; known: costs of them.
+    divided; None: nothing yet. fit: of the profile, to rows of servers. made: ways that were asked for before; known:
+    costs of them.
     """
 
     profile: Path
     values: Mapping[str, Any]
     ways: Mapping[str, Way]
     accepts: Mapping[str, Path]
-    traffic: "Traffic"
+    traffic: "Traffic | None"
     fit: "ServingFit | None"
     made: "dict[tuple[Way, Path | None, int | None], Arm]" = field(default_factory=dict)
     known: "dict[Way, Pricing]" = field(default_factory=dict)
@@ -84,6 +85,7 @@ class Serving:
         from simulator.rounds.acceptance_law import IidAcceptance
 
         assert pricing.models is not None
+        assert self.traffic is not None
         server = self.server(pricing.models.target.longest_context)
         if path is None:
             return ways_of(pricing, self.traffic, server, IidAcceptance(0.0), ())[0]
@@ -91,6 +93,22 @@ class Serving:
         assert measured is not None
         policies = (f"static:k={way.k}",)
         return ways_of(with_drafted(pricing, measured), self.traffic, server, measured, policies)[1]
+
+    def check(self) -> None:
+        """Refuse what can be refused before anything was sent.
+
+        Raises:
+            UserError: There is no such profile, model or file.
+        """
+        from simulator.costs.priced import load_pricing
+
+        drafts = [Way(DRAFT_MODEL, 1)] if self.values["draft_model"] else []
+        for way in (Way(), *drafts):
+            self.known[way] = load_pricing(self.device(way))
+        self.server(None)
+        for path in self.accepts.values():
+            if not path.exists():
+                raise UserError(f"--accepts {path}: no such file")
 
     def drawn(self, pricing: "Pricing", draw: int | None) -> "Pricing":
         """Return costs with a draw of the constants that the profile was fitted to; None: as they were fitted."""

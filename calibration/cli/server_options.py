@@ -1,6 +1,7 @@
 """The options of `bench-server`: as --help shows them, and as the command takes them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,20 @@ class BenchOptions:
             "stall_s": self.patience.stall_s,
             "seed": self.seed,
         }
+
+
+@contextmanager
+def asked_by(option: str) -> Iterator[None]:
+    """Have what is wrong with servers said in the words of another command, which names them by an option of its own.
+
+    Raises:
+        UserError: Something is.
+    """
+    try:
+        yield
+    except UserError as error:
+        said = str(error).replace("--arm ", f"{option} ").replace("--out ", "").replace(", or --model", "")
+        raise UserError(said) from None
 
 
 def options_of(values: Mapping[str, Any]) -> BenchOptions:

@@ -97,8 +97,10 @@ class ValidateOptions:
         """Refuse options of rows of a server without these, and rows without a profile."""
         if not self.serving:
             refuse_rows(self.rows, "--serving FILE")
-        if self.of_servers and (self.profile is None or self.hist is not None):
-            raise UserError(f"{self.of_servers}: expected --profile NAME beside it, and no --hist")
+        if self.of_servers and self.hist is not None:
+            raise UserError(f"--hist {self.hist}: beside {self.of_servers}, expected no such option")
+        if self.of_servers and self.profile is None:
+            raise UserError(f"{self.of_servers}: expected --profile FILE beside it, or the name of a device")
 
 
 @command("validate")
@@ -113,7 +115,11 @@ class ValidateOptions:
 )
 @row_options
 @served_options
-@click.option("--profile", type=FILE, help="What calibrate wrote; with --serving the name of a device too.")
+@click.option(
+    "--profile",
+    type=FILE,
+    help="What calibrate wrote; with --serving, --serving-log and --server the name of a device too.",
+)
 @click.option(
     "--hist", type=FILE, help="With DECODE or --passes: histograms, a file or folder.  [default: DECODE's own]"
 )

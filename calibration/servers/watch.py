@@ -63,7 +63,7 @@ def watch(server: Server, seconds: float, update: Callable[[float], None], *, as
     """
 
     async def work(client: Client) -> Watched:
-        model = (await model_of(client, server, None))[0] if asks_model else ""
+        model = (await model_of(client, server, None, None))[0] if asks_model else ""
         before, running, clock = await scraped(client, server), [], asyncio.get_running_loop().time
         began = clock()
         while (passed := clock() - began) < seconds:
@@ -104,7 +104,11 @@ def watched(
 
     requests = told("requests")
     if requests < LEAST:
-        raise UserError(f"--watch: {requests:g} requests ended in {seconds:.0f} s, expected {LEAST} or more")
+        runs = ", and none runs" if not any(n > 0 for n in running) and running else ""
+        raise UserError(
+            f"--watch: {requests:g} requests ended in {seconds:.0f} s{runs}, expected {LEAST} or more: a server under "
+            "load, or a longer --watch"
+        )
 
     def mean(name: str) -> float:
         count = told(name, "_count")

@@ -31,3 +31,16 @@ def running(
         say(f"{what}: about {in_words(seconds)}", err=True)
     with progress(label, steps) as bar:
         yield bar.update
+
+
+@contextmanager
+def serving(label: str, what: str, steps: int) -> Iterator[Callable[[int], None]]:
+    """Announce that loops are compiled, where they are: what is wrong with a load is said before; else as `running`."""
+    from simulator.ground.compiled import at_compiling
+    from simulator.serving.loop import advance
+
+    def told() -> None:
+        say("loops are compiled, once: about half a minute", err=True)
+
+    with at_compiling(advance, told), running(label, what, 0.0, steps) as update:
+        yield update

@@ -11,7 +11,7 @@ import click
 from simulator.answers.latency import Limit
 from simulator.costs.parameters import BY_NAME, PARAMETERS
 from simulator.ground.artefacts import UserError, check_outputs, to_json, writing
-from simulator.ground.command import FILE, command, say
+from simulator.ground.command import FILE, command
 from simulator.ground.limits import MAX_DRAFT_LENGTH
 from simulator.ground.ranges import parse_whole
 
@@ -19,7 +19,7 @@ from .accepting import ACCEPTANCE_OPTIONS, as_accepted
 from .engine_settings import STATED_OPTIONS, as_engines_state
 from .fleet_options import FLEET_OPTIONS, check_fleet
 from .options import DEVICE_OPTIONS, HIST_OPTIONS, SharedOptions, options_of, parameter_options
-from .running import running
+from .running import serving
 from .serving_options import (
     BLOCK_SIZES,
     LIMIT_OPTIONS,
@@ -178,11 +178,7 @@ def found_of(
     from simulator.answers.load_search import COMPARED, Found, capacity, servers_for, turning
     from simulator.answers.load_uncertainty import known
     from simulator.answers.played import playing
-    from simulator.ground.compiled import is_kept
-    from simulator.serving.loop import advance
 
-    if options.cluster is None and not is_kept(advance):
-        say("loops are compiled, once: about half a minute", err=True)
     seeds, loads = [options.seed + i for i in range(options.replications)], options.loads.values
     ways, drafting = range(len(scene.arms)), range(1, len(scene.arms))
     wanted, middle = ways if scene.limits else (), loads[len(loads) // 2]
@@ -190,7 +186,7 @@ def found_of(
     where: Mapping[str, Any] = {"workers": options.workers, "cluster": options.cluster, "kept": kept}
     try:
         with (
-            running("simulate-serving", f"{runs:,} runs", 0.0, runs) as update,
+            serving("simulate-serving", f"{runs:,} runs", runs) as update,
             playing(scene, update, runs, **where) as play,
         ):
             points = tuple(curve(ways, loads, seeds, play))

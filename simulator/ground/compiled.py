@@ -1,7 +1,8 @@
 """One source for two engines: loops that numba compiles where it is there, and Python runs as they are elsewhere."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +62,29 @@ def is_kept(function: Callable[..., object]) -> bool:
     """Whether a function's next call compiles nothing, as something of it was kept."""
     cache: Any = getattr(function, "_cache", None)
     return not IS_COMPILED or (cache is not None and bool(cache._cache_file._load_index()))
+
+
+@contextmanager
+def at_compiling(function: Callable[..., object], then: Callable[[], None]) -> Iterator[None]:
+    """Call `then` when a function begins to be compiled within: once, and never where something of it was kept."""
+    if not IS_COMPILED:
+        yield
+        return
+    from numba.core.event import Listener, install_listener
+
+    class Told(Listener):  # type: ignore[misc]  # numba has no types
+        is_said = False
+
+        def on_start(self, event: Any) -> None:
+            if event.data["dispatcher"] is function and not self.is_said:
+                self.is_said = True
+                then()
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    with install_listener("numba:compile", Told()):
+        yield
 
 
 @lru_cache(maxsize=1)

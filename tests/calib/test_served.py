@@ -238,7 +238,8 @@ def test_a_log_that_is_none_is_refused_in_one_line(text: str, said: str, run: Ca
     [
         (("--serving-log", "x", "--server", "http://s"), "expected one of them"),
         (("--way", "a=ngram"), "without --serving-log or --server"),
-        (("--serving-log", "x"), "expected --profile"),
+        (("--serving-log", "x"), "--serving-log x: expected --profile FILE beside it, or the name of a device"),
+        (("--serving-log", "x", "--hist", "h"), "--hist h: beside --serving-log x, expected no such option"),
         (("--serving-log", "x", "--profile", "h100-sxm", "--isl", "5"), "whose requests were sent"),
         (("--serving-log", "x", "--profile", "h100-sxm", "--way", "a"), "NAME=METHOD"),
         (("--serving-log", "x", "--profile", "h100-sxm", "--way", "a=ngram:3"), "NAME=METHOD"),
@@ -259,6 +260,26 @@ def test_a_log_says_what_it_lacks(log, run) -> None:
     assert "--draft-model: missing, expected what draft3 drafts with" in run("validate", *words).stderr
     done = run("validate", *words, *MODELS[2:])
     assert "--accepts: nothing says what draft3 accepts" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "--target-model: missing"),
+        (("--target-model", "no-such-model"), "no-such-model"),
+        ((*MODELS[:2], "--draft-model", "no-such-draft"), "no-such-draft"),
+        ((*MODELS[:2], "--accepts", "a=none"), "--accepts none: no such file"),
+        ((*MODELS[:2], "--profile", "none.json"), "none.json"),
+        (MODELS[:2], "--server plain=http://127.0.0.1:9: lists no models at /v1/models (nothing answers there: "),
+    ],
+)
+def test_what_is_wrong_is_told_before_servers_are_loaded(words: tuple[str, ...], said: str, run, user_error) -> None:
+    """In the order of haste: options first, then the server, in words that this command has."""
+    profile = () if "--profile" in words else ("--profile", "h100-sxm")
+    done = run("validate", "--server", "http://127.0.0.1:9", *profile, *words)
+    user_error(done, said)
+    assert "--arm" not in done.stderr
+    assert "--model" not in done.stderr.replace("--target-model", "")
 
 
 def test_servers_that_run_are_loaded_first_and_not_again(run, tmp_path) -> None:

@@ -41,6 +41,18 @@ def test_what_was_compiled_is_kept_until_any_source_of_loops_changes(
     assert [compiled_anew(path), compiled_anew(path)] == [1, 0]
 
 
+def test_who_asks_is_told_as_a_function_begins_to_be_compiled_and_not_of_another(tmp_path: Path) -> None:
+    path, told = tmp_path / "loops.py", list[int]()
+    path.write_text(SOURCE)
+    for value in (4, 4.0, 4):
+        twice: Any = loaded(path).twice
+        with compiled.at_compiling(twice, lambda value=value: told.append(value)):
+            assert twice(value) == 8
+        with compiled.at_compiling(compiled.stamps, lambda: told.append(0)):
+            assert twice(1j) == 2j
+    assert [type(value) for value in told] == [int, float]
+
+
 def test_a_function_runs_where_nothing_can_be_kept() -> None:
     names: dict[str, Any] = {}
     exec(SOURCE, names)
