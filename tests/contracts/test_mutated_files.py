@@ -1,6 +1,7 @@
 """Files of every format, mangled: each is read to a sane result, or refused in one line.
 
 `MUTANTS=2000 pytest tests/contracts/test_mutated_files.py` tries so many of each format; a few by default.
+Long because every format that is read stands in one list, with what it is made of and which command reads it.
 """
 
 import contextlib
