@@ -73,6 +73,8 @@ def ranges(gains: Floats, sizes: Real) -> tuple[Range, ...]:
     sizes, plan = np.asarray(sizes), list[Range]()
     apart = np.diff(sizes, prepend=sizes[:1]) > LEAST_WIDTH * np.roll(sizes, 1)
     first, past = 0, gains.shape[1]
+    # Off takes the place of a length where it gains as much.
+    kept = np.where(gains * (1 + LEAST_GAIN) >= 1, gains, 1.0)
     while first < past:
         # Behind the narrowest range, which reaches over no gap as wide.
         least = int(np.searchsorted(sizes, math.ceil(sizes[first] * (1 + LEAST_WIDTH))))
@@ -81,8 +83,8 @@ def ranges(gains: Floats, sizes: Real) -> tuple[Range, ...]:
         allowed = gains[:, first] * (1 + LEAST_GAIN) >= 1
         if plan and least > past and not apart[first]:
             allowed &= np.isin(np.arange(len(gains)), (0, before))
-        # What is best over all of it, where off may take its place: one batch size does not decide.
-        over = np.where(allowed, np.log(np.maximum(gains[:, first:least], 1)).mean(1), -np.inf)
+        # What is best over all of it: one batch size does not decide.
+        over = np.where(allowed, np.log(kept[:, first:least]).mean(1), -np.inf)
         length = int(over.argmax())
         if over[length] <= over[before] + math.log1p(LEAST_GAIN):
             length = before

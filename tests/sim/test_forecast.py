@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simulator.answers.schedule import LARGEST_BATCH, Range, off_above, ranges, schedule
@@ -316,6 +316,7 @@ def none_narrow_but_by_off(found: tuple[Range, ...], gains: np.ndarray, sizes: n
 
 
 @given(st.lists(st.floats(1.21, 9), min_size=1, max_size=12), st.integers(1, 5), st.integers(0, 2**31))
+@example(steps=[2.0], k=2, seed=32120)
 def test_ranges_of_sizes_far_apart_lose_no_more_than_a_switch_is_worth(steps: list[float], k: int, seed: int) -> None:
     sizes = np.array(list(accumulate(steps, lambda size, step: math.floor(size * step) + 1, initial=1)))
     gains = np.vstack([np.ones(len(sizes)), np.exp(np.random.default_rng(seed).normal(0.1, 0.5, (k, len(sizes))))])
