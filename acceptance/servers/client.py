@@ -155,7 +155,9 @@ class Client:
             Failed: Nothing is, or more than so many bytes.
         """
         try:
-            async with self.session.request("GET" if post is None else "POST", url, data=post) as response:
+            # What is posted goes where it was sent, and nowhere else.
+            how: Any = {"method": "GET"} if post is None else {"method": "POST", "allow_redirects": False}
+            async with self.session.request(url=url, data=post, **how) as response:
                 if response.status != 200:
                     raise await refused(response)
                 found = bytearray()

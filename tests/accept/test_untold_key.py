@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
 from acceptance.servers.answer import Failed, beginning
-from acceptance.servers.client import error_in, shown
+from acceptance.servers.client import Patience, Watched, connected, error_in, shown
 from acceptance.servers.engines import asked, read
 
 
@@ -37,3 +39,33 @@ def test_a_key_that_a_server_gives_back_is_not_told_nor_half_of_it(monkeypatch: 
     assert beginning(b"x" * 57 + b"sesame").endswith("x***")
     for told in (error_in(" " + 196 * "x" + " sesame"), error_in(json.dumps({"error": 197 * "x" + "sesame"}))):
         assert "ses" not in shown(told)
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """A server that sends everybody somewhere else, and keeps what comes there."""
+
+    def do_POST(self) -> None:
+        told = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.heard.append((self.path, told))  # type: ignore[attr-defined]
+        self.send_response(307)
+        self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_what_is_posted_follows_no_server_elsewhere() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        server.heard = []  # type: ignore[attr-defined]
+        Thread(target=server.serve_forever, daemon=True).start()
+
+        async def post() -> None:
+            async with connected(Watched(), Patience(9, 9, 9)) as opened:
+                await opened.fetch(f"http://127.0.0.1:{server.server_port}/", b"a prompt")
+
+        with pytest.raises(Failed, match="307"):
+            asyncio.run(post())
+        server.shutdown()
+        assert server.heard == [("/", b"a prompt")]  # type: ignore[attr-defined]

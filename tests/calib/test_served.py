@@ -19,7 +19,7 @@ from calibration.servers.metrics import Part
 from calibration.servers.records import LOADED, Ran
 from calibration.validate.served.measured import Measured, read_all
 from calibration.validate.served.replay import asked_in, replayed, requests_in, traffic_of
-from calibration.validate.served.rows import points, repeated
+from calibration.validate.served.rows import ServedValidation, points, repeated
 from simulator.ground.artefacts import envelope
 from simulator.ground.histogram import AcceptanceHistogram, save_histogram
 from tests.contracts.pages import ROOT
@@ -331,3 +331,8 @@ def test_the_published_table_is_of_the_requests_beside_it(run) -> None:
     for name in ("ttft_p50", "tpot_p50", "output_tokens_per_s"):
         before = rows["clients", 1.0, "plain"][name]["forecast"]
         assert again["plain"][name]["forecast"] == pytest.approx(before, rel=1e-6)
+
+
+def test_nothing_that_was_held_against_nothing_holds() -> None:
+    bounds = {"tpot_p50": 0.06, "gain": 0.05}
+    assert not ServedValidation(rows=(), noise=(), bounds=bounds, replications=1).holds

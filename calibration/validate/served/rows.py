@@ -132,8 +132,9 @@ class ServedValidation:
 
     @property
     def holds(self) -> bool:
-        """Whether all bounds hold, and all signs."""
-        return not self.broken and not self.wrong_signs
+        """Whether something was held against a bound, all bounds hold, and all signs."""
+        is_told = any(np.isfinite(self.median(name)) for name in self.bounds)
+        return is_told and not self.broken and not self.wrong_signs
 
 
 def validated(
