@@ -16,6 +16,7 @@ SINGLE = (
     "the acceptance of a single token is counted on the text: without whole distributions, of which servers give none, "
     "its interval is somewhat wider"
 )
+ONE_MODEL = "target and draft are one model of one server, which accepts all but what differs by rounding"
 
 
 def check_scored(options: MeasureOptions) -> None:
@@ -71,7 +72,11 @@ def prepare(options: MeasureOptions) -> Ready:
         count=len(own),
         together=1,
         parameters=parameters,
-        notes=[*items.notes(), *([] if settings.rules[0].is_greedy else [SINGLE])],
+        notes=[
+            *items.notes(),
+            *([] if settings.rules[0].is_greedy else [SINGLE]),
+            *([ONE_MODEL] if sides.target[1:3] == sides.draft[1:3] else []),
+        ],
         measure=measurement.measure,
         left_out=measurement.left_out,
     )

@@ -165,7 +165,7 @@ def alias_rows(m: Mapping[str, Any], k: int) -> list[tuple[str, ...]]:
         ("draft acceptance rate (vLLM, llama.cpp)", f"{rate:.3f}", "sum A / sum D"),
         ("spec_decode_acceptance_rate (vllm bench serve)", f"{100 * rate:.1f}", "the same in percent"),
         ("accepted per verified (AIPerf)", f"{tau / (k + 1):.3f}", "(A + 1) / (D + 1)"),
-        ("alpha (Leviathan)", f"{m['alpha']:.3f}", "mean of sum min(p, q); at temperature 0 of matches"),
+        ("alpha (Leviathan)", f"{m['alpha']:.3f}", "mean of sum min(p, q), of servers min(1, p/q); greedy: matches"),
         ("implied alpha", f"{m['alpha_iid']:.3f}", "tau = (1 - alpha^(K+1)) / (1 - alpha)"),
     ]
 

@@ -126,7 +126,9 @@ def plan_of(options: BenchOptions, setup: "Setup") -> "tuple[Plan, tuple[str, ..
     traffic, notes = traffic_of(values, options.loads, longest)
     requests: dict[float, Requests] = {}
     for load in loads:
-        made = fitting(counted(options, traffic, load).requests(load, options.seed), longest)
+        sent = counted(options, traffic, load)
+        notes += too_long(options, sent.whole(load, options.seed), longest, loaded(load, unit_of(options)))
+        made = fitting(sent.requests(load, options.seed), longest)
         if options.duration is not None and not traffic.clients(load):
             if made.arrival_s[0] >= options.duration:
                 raise UserError(
@@ -156,6 +158,23 @@ def plan_of(options: BenchOptions, setup: "Setup") -> "tuple[Plan, tuple[str, ..
         warmup=options.warmup,
         patience=options.patience,
     ), (*notes, *said)
+
+
+def too_long(options: BenchOptions, requests: "Requests", longest: int, where: str) -> tuple[str, ...]:
+    """Return what is to be known of requests that a server does not take as long as they are.
+
+    Raises:
+        UserError: It takes none of them so.
+    """
+    tokens = requests.prompt.astype("int64") + requests.output
+    over, count = int((tokens > longest).sum()), len(tokens)
+    if over < count or options.said is not None:
+        return (f"warning: {over:,} of {count:,} requests at {where} are cut to {longest:,} tokens",) if over else ()
+    option = "--isl" if options.values["workload"] is None else f"--workload {options.values['workload']}"
+    raise UserError(
+        f"{option}: prompt and answer are {min(tokens):,} tokens or more, expected at most {longest:,}, "
+        "which the server takes"
+    )
 
 
 def counted(options: BenchOptions, traffic: "Traffic", load: float) -> "Traffic":
@@ -215,22 +234,27 @@ def finish(options: BenchOptions, bench: "Bench", notes: tuple[str, ...]) -> Non
         limits=options.limits,
         k=options.draft_length,
         seed=options.seed,
+        asked=plan.tokens if plan.manner.ignore_end else {},
     )
     done = len({r.part[:3] for r in bench.ran if r.is_whole})
-    is_whole, notes = done == len(plan.blocks), (*cautions_of(results, done, len(plan.blocks)), *notes)
+    is_whole, notes = done == len(plan.blocks), (*cautions_of(results), *notes)
+    broken = () if is_whole else (f"interrupted: {done} of {len(plan.blocks)} blocks are whole.",)
     if results:
         if is_whole or options.out is None:  # else the same command writes them, when all is there
             write(options, results)
         if options.as_json:
             parameters = options.parameters() | {"warmup": options.warmup}
-            click.echo(to_json(result_json(results, options.limits, parameters, notes, whole=is_whole)), nl=False)
+            click.echo(to_json(result_json(results, options.limits, parameters, notes, broken)), nl=False)
         else:
-            click.echo(result_text(results, options.limits, heading(options, results), notes, unit_of(options)))
-            tables = (options.csv, options.export_vllm) if is_whole or options.out is None else ()
-            for path in filter(None, (options.out, *tables)):
+            told = result_text(results, options.limits, heading(options, results), notes, unit_of(options), broken)
+            click.echo(told)
+            tables = [path for path in (options.csv, options.export_vllm) if path is not None]
+            is_written = is_whole or options.out is None
+            for path in filter(None, (options.out, *(tables if is_written else ()))):
                 click.echo(f"wrote {path}")
-    kept = f"{done} of {len(plan.blocks)} blocks are kept in {options.out}, and the same command goes on behind them"
-    kept = kept if options.out is not None else "nothing is kept without --out"
+            for path in () if is_written else tables:
+                click.echo(f"not written: {path}, which the same command writes when all is there")
+    kept = kept_in_words(options, done, len(plan.blocks))
     if bench.number:
         deliver(bench.number, kept)
     if bench.gone:
@@ -239,12 +263,20 @@ def finish(options: BenchOptions, bench: "Bench", notes: tuple[str, ...]) -> Non
         sys.exit(1)
 
 
-def cautions_of(results: "list[Result]", done: int, blocks: int) -> Iterator[str]:
+def kept_in_words(options: BenchOptions, done: int, blocks: int) -> str:
+    """Say where a run that was ended early goes on."""
+    if options.out is None:
+        return "nothing is kept without --out"
+    if not done:
+        more = "" if options.blocks else f"; of {TURNS} --blocks it would go on behind those that are"
+        return f"no block of {blocks} is whole in {options.out}, and the same command begins it again{more}"
+    return f"{done} of {blocks} blocks are kept in {options.out}, and the same command goes on behind them"
+
+
+def cautions_of(results: "list[Result]") -> Iterator[str]:
     """Yield what is to be known of results."""
     from calibration.servers.report import cautions
 
-    if done < blocks:
-        yield f"interrupted: {done} of {blocks} blocks are whole"
     yield from cautions(results)
     yield from dict.fromkeys(note for r in results for note in r.counted.notes)
 

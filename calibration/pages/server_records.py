@@ -38,5 +38,5 @@ def load_as_json(path: Path) -> dict[str, Any]:
         seed=parameters["seed"].whole(),
     )
     header = read_records(path, LOADED)[0][0]
-    found = result_json(results, (), parameters.object(), list(cautions(results)), whole=True)
+    found = result_json(results, (), parameters.object(), list(cautions(results)), load.broken)
     return found | {name: header[name] for name in ("created_utc", "environment", "tool_version") if name in header}

@@ -134,6 +134,9 @@ class Bench:
             # As they are read again.
             read = [(row, answer_of(Field(record))) for (row, _), record in zip(answers, records, strict=True)]
             part = part_of(block.name, read, plan.clients[block.load], plan.warmup)
+            if not is_there:  # nobody serves behind the last answer
+                last_s = max((a.last_s for a in part.answers if a.last_s is not None), default=part.duration_s)
+                part = part._replace(duration_s=last_s)
             ran = Ran(part, is_whole, lags_of(client.lags_s), worked_s / taken_s, before)
             self.ran.append(ran)
         self.ran[-1] = ran._replace(after=await scraped(client, server))

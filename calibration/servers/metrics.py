@@ -163,7 +163,7 @@ def rates(parts: Sequence[Part], limits: tuple[Limit, ...]) -> dict[str, Told]:
 def sliced(part: Part, slices: int) -> Floats:
     """Return the tokens a second of each part of a block's time, to the last request that was sent."""
     done = [a for a in part.answers if not a.error and a.first_s is not None]
-    end_s = max((a.sent_s for a in part.answers), default=0.0)
+    end_s = min(max((a.sent_s for a in part.answers), default=0.0), part.duration_s)
     if not done or end_s <= 0:
         return np.empty(0)
     times = np.concatenate([np.cumsum([a.first_s, *a.gaps_s]) for a in done])

@@ -114,11 +114,18 @@ def part_of(name: BlockName, answers: Iterable[tuple[int, Answer]], clients: int
 
 
 class Load(NamedTuple):
-    """A file of a load: what was asked for, the blocks that came to their end, and models by arm."""
+    """A file of a load: what was asked for, the blocks that came to their end, models by arm, blocks begun."""
 
     parameters: Field
     ran: tuple[Ran, ...]
     models: Mapping[str, str]
+    begun: int
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """What it lacks."""
+        is_whole = len(self.ran) == self.begun
+        return () if is_whole else (f"interrupted: {len(self.ran)} blocks are whole, {self.begun} were begun.",)
 
 
 def read_load(path: Path, warmup: float = 0.1) -> Load:
@@ -134,7 +141,7 @@ def read_load(path: Path, warmup: float = 0.1) -> Load:
     ran = [ran_of(found, name, int(name[0]) if by_clients else 0, warmup) for name in found.attempts]
     setup = next((Field(r, path, "line 2") for r in records[1:2] if r.get("type") == SETUP), None)
     models = {} if setup is None else {arm: name.text() for arm, name in setup["models"].items()}
-    return Load(parameters, tuple(r for r in ran if r is not None), models)
+    return Load(parameters, tuple(r for r in ran if r is not None), models, len(ran))
 
 
 # What two runs may differ by and still be of one load.

@@ -22,7 +22,8 @@ TPS = (
     "1 / time a token, or requests/s"
 )
 GAPS = "a chunk holds all tokens of a round: its gaps, which others call ITL, are no times a token"
-# Of a second: what the client may be late by, beside the time a token.
+WARNING = "warning: "
+# Of a gap: what the client may be late by, and requests behind when they were due.
 MOST_LAG = 0.1
 
 
@@ -31,15 +32,14 @@ def result_json(
     limits: tuple[Limit, ...],
     parameters: Mapping[str, Any],
     notes: Sequence[str],
-    *,
-    whole: bool,
+    broken: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return all figures, in seconds, under plain keys."""
+    """Return all figures, in seconds, under plain keys; broken: what a run lacks."""
     unit = unit_of(parameters["load_kind"], sessions=parameters["turns"] is not None)
     return envelope(KIND, 1, parameters) | {
-        "headline": " ".join(headlines(results, unit)),
+        "headline": " ".join([*broken, *headlines(results, unit)]),
         "unit": unit,
-        "is_whole": whole,
+        "is_whole": not broken,
         "limits": {limit.measure: limit.most_s for limit in limits},
         "points": [point_json(result) for result in results],
         "notes": list(notes),
@@ -98,10 +98,17 @@ def number(value: float) -> float | None:
 
 
 def result_text(
-    results: Sequence[Result], limits: tuple[Limit, ...], heading: str, notes: Sequence[str], unit: str
+    results: Sequence[Result],
+    limits: tuple[Limit, ...],
+    heading: str,
+    notes: Sequence[str],
+    unit: str,
+    broken: Sequence[str] = (),
 ) -> str:
-    """Return the report for a terminal; unit: of loads."""
-    lines = [*headlines(results, unit), *failed_in_words(results)]
+    """Return the report for a terminal; unit: of loads; broken: what a run lacks."""
+    warned = [note for note in notes if note.startswith(WARNING)]
+    notes = [note for note in notes if not note.startswith(WARNING)]
+    lines = [*broken, *headlines(results, unit), *failed_in_words(results), *warned]
     parts = [wrapped(lines), wrapped(heading.splitlines()), latency_table(results, unit)]
     parts.append(rate_table(results, limits, unit))
     about = [TPS, *([GAPS] if any(per_chunk(r) > 1.05 for r in results) else []), INTERVALS, client_in_words(results)]
@@ -127,9 +134,14 @@ def headlines(results: Sequence[Result], unit: str) -> Iterator[str]:
             yield f"{result.server.name}: no answer at {at(result.load, unit)}."
             continue
         yield (
-            f"{time_text(f['tpot_mean'].value)} a token, the first after {time_text(f['ttft_mean'].value)}, "
+            f"{each_in_words(f['tpot_mean'].value)}, the first after {time_text(f['ttft_mean'].value)}, in the mean; "
             f"{f['output_tokens_per_s'].value:,.0f} tokens/s at {at(result.load, unit)}."
         )
+
+
+def each_in_words(tpot_s: float) -> str:
+    """Return a time a token, which answers of one token have not."""
+    return "answers of one token" if np.isnan(tpot_s) else f"{time_text(tpot_s)} a token"
 
 
 def at(load: float, unit: str) -> str:
@@ -170,7 +182,7 @@ def latency_table(results: Sequence[Result], unit: str) -> str:
 
 def rate_table(results: Sequence[Result], limits: tuple[Limit, ...], unit: str) -> str:
     """Return what was done a second by each arm at each load, what was accepted, and the gain."""
-    heads = [unit, "arm", "requests", "failed", "a token", "95 %", "tokens/s", "95 %", "a round"]
+    heads = [unit, "arm", "requests", "failed", "a token, mean", "95 %", "tokens/s", "95 %", "a round"]
     with_gain = any(r.gains for r in results)
     rows = [[*heads, *(["goodput", "within"] if limits else []), *(["as fast", "95 %"] if with_gain else [])]]
     for r in results:
@@ -219,6 +231,16 @@ def cautions(results: Sequence[Result]) -> Iterator[str]:
             yield (
                 f"{where}: the client may have been {time_text(r.lag_s[1])} late (p99), beside gaps of "
                 f"{time_text(gap_s)}: its machine is busy, or the load too much for one client"
+            )
+        if r.late_s > MOST_LAG * gap_s > 0:
+            yield (
+                f"{where}: requests were sent {time_text(r.late_s)} after they were due (p99), beside gaps of "
+                f"{time_text(gap_s)}: connections take long, or the client's machine is busy"
+            )
+        if r.short:
+            yield (
+                f"{WARNING}{where}, {r.short:,} answers of {r.requests:,} are shorter than was asked, "
+                f"{r.figures['mean_output_tokens'].value:,.4g} tokens in the mean of all"
             )
         if r.is_counted_by_chunks:
             yield f"{where}: the server counts no tokens (stream_options), so that each chunk counts as one"

@@ -22,7 +22,8 @@ class Result:
 
     clients: that wait for their answers; 0: by the clock. figures: see `metrics`. gains: over the first arm at this
     load, empty of that. lag_s: chunks may have lain unread as long, P50 and P99, the longest of blocks. late_s: P99 of
-    how long after they were due requests were sent. cpu: share of a core that the client took.
+    how long after they were due requests were sent. cpu: share of a core that the client took. short: answers of fewer
+    tokens than was asked.
     """
 
     server: Server
@@ -39,6 +40,7 @@ class Result:
     lag_s: tuple[float, float]
     late_s: float
     cpu: float
+    short: int
 
     @property
     def failures(self) -> Counter[str]:
@@ -83,8 +85,12 @@ def results_of(
     limits: tuple[Limit, ...],
     k: int | None,
     seed: int,
+    asked: Mapping[float, Sequence[int]] | None = None,
 ) -> list[Result]:
-    """Return what blocks came to, by load and arm; k: see `engine.counted`."""
+    """Return what blocks came to, by load and arm; k: see `engine.counted`.
+
+    asked: at each load, tokens of each answer, where these are to be as long.
+    """
     found: list[Result] = []
     for load in dict.fromkeys(r.part.load for r in ran):
         plain: list[Part] | None = None
@@ -112,10 +118,17 @@ def results_of(
                     lag_s=(max((lag[0] for lag in lags), default=0.0), max((lag[1] for lag in lags), default=0.0)),
                     late_s=float(np.percentile(late, 99)),
                     cpu=max(r.cpu for r in own),
+                    short=shorter(parts, (asked or {}).get(load, ())),
                 )
             )
             plain = plain or parts
     return found
+
+
+def shorter(parts: Sequence[Part], asked: Sequence[int]) -> int:
+    """Return how many answers are shorter than was asked; of one whose tokens nobody counts that is not known."""
+    told = [(row, a.output_tokens) for part in parts for row, a in zip(part.rows, part.answers, strict=True)]
+    return sum(tokens is not None and row < len(asked) and tokens < asked[row] for row, tokens in told)
 
 
 def same_text(plain: Sequence[Part], other: Sequence[Part]) -> float | None:
