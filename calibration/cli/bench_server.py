@@ -166,10 +166,12 @@ def too_long(options: BenchOptions, requests: "Requests", longest: int, where: s
     Raises:
         UserError: It takes none of them so.
     """
+    from calibration.servers.report import WARNING
+
     tokens = requests.prompt.astype("int64") + requests.output
     over, count = int((tokens > longest).sum()), len(tokens)
     if over < count or options.said is not None:
-        return (f"warning: {over:,} of {count:,} requests at {where} are cut to {longest:,} tokens",) if over else ()
+        return (f"{WARNING}{over:,} of {count:,} requests at {where} are cut to {longest:,} tokens",) if over else ()
     option = "--isl" if options.values["workload"] is None else f"--workload {options.values['workload']}"
     raise UserError(
         f"{option}: prompt and answer are {min(tokens):,} tokens or more, expected at most {longest:,}, "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.command import FILE, stacked
+from simulator.ground.command import FILE, say, stacked
 
 from .served_ways import Serving, accepts_in, ways_in
 
@@ -198,6 +198,7 @@ def put_load(values: Mapping[str, Any]) -> None:
     from acceptance.results.journal import Journal
     from calibration.servers.bench import deliver
     from calibration.servers.records import LOADED
+    from calibration.servers.report import WARNING
 
     from .bench_server import benched
     from .server_options import options_of
@@ -206,9 +207,12 @@ def put_load(values: Mapping[str, Any]) -> None:
     assert options.out is not None
     journal = Journal(options.out, LOADED)
     try:
-        bench, _ = benched(options, journal)
+        bench, notes = benched(options, journal)
     finally:
         journal.close()
+    for note in notes:
+        if note.startswith(WARNING):
+            say(note, err=True)
     kept = f"what is done is kept in {options.out}, the same command goes on"
     if bench.number:
         deliver(bench.number, kept)
