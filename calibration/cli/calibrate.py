@@ -78,7 +78,8 @@ class CalibrateOptions:
                 if (value := getattr(self, name)) is not None:
                     raise UserError(f"--{name}: {value} without --from-server URL, expected it beside")
         if not self.has_loads and self.draft_model is not None:
-            raise UserError(f"--draft-model: {self.draft_model} without a load of servers, expected --from-server URL")
+            expected = "files of bench-server" if self.from_serving else "--from-server URL"
+            raise UserError(f"--draft-model: {self.draft_model} without a load of servers, expected {expected}")
         if not self.from_serving and not self.servers:
             refuse_rows(self.rows, "--from-serving FILE")
             if self.profile is not None:

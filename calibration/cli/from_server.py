@@ -41,17 +41,36 @@ def are_loads(paths: Sequence[Path]) -> bool:
     """Whether files are of `bench-server --out`.
 
     Raises:
-        UserError: Some are, and some are not.
+        UserError: Some are, and some are not; one is missing, or empty.
     """
-    opening = b'"kind":"server_load"'
-    kinds = []
-    for path in paths:
-        part = next(iter(text_parts(path)), b"") if path.is_file() else b""
-        kinds.append(opening in part.partition(b"\n")[0])
+    from calibration.sources.serving_files import within
+
+    kinds = [not within(path) and is_load(path) for path in paths]
     if any(kinds) and not all(kinds):
         one, other = paths[kinds.index(True)], paths[kinds.index(False)]
         raise UserError(f"--from-serving {other}: holds no load of bench-server, as {one} does, expected files alike")
     return any(kinds)
+
+
+def is_load(path: Path) -> bool:
+    """Whether a file is, as its first line says.
+
+    Raises:
+        UserError: There is none, or nothing in it.
+    """
+    from calibration.servers.records import LOADED
+    from simulator.ground.fields import parse_json
+
+    if path.exists() and not path.is_file():
+        return False  # what is piped is read once
+    first, *_ = next(iter(text_parts(path)), b"").strip().split(b"\n", 1)
+    if not first:
+        raise UserError(f"--from-serving {path}: is empty, expected rows, or a load of bench-server")
+    try:
+        header = parse_json(first.decode())
+    except ValueError:
+        return False
+    return isinstance(header, dict) and header.get("kind") == LOADED.name
 
 
 def run_servers(options: Any) -> int:
@@ -63,18 +82,15 @@ def run_servers(options: Any) -> int:
     from calibration.fit.server_rows import read_seen
     from simulator.costs.profile_file import load_profile, save_profile
 
-    for name in OF_ROWS:
-        if options.rows[name] is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag}: {options.rows[name]} of servers whose steps are seen, expected no such option")
-    if options.plot is not None:
-        raise UserError(f"--plot: {options.plot} beside a load of servers, expected no such option")
+    check_given(options)
     device = load_profile(options.profile) if options.profile is not None else None
     if options.servers and options.rows["target_model"]:
         models_of(options, ())  # what is wrong with it is told before two minutes of load
     paths = put_load(options) if options.servers else options.from_serving
     seen = read_seen(paths)
     models = models_of(options, tuple(seen.models.values()))
+    for note in (*seen.broken, *models.doubts):
+        click.echo(f"calibrate: {note}", err=True)
     found = fit_server(seen, models, options.name or options.out.stem, device, digest_of(paths))
     accepted = accepted_of(seen, models)
     parameters = {"from_serving": named(paths), "rows_sha256": digest_of(paths), **options.rows}
@@ -95,6 +111,16 @@ def run_servers(options: Any) -> int:
         for path in filter(None, (options.out, *written, options.report)):
             click.echo(f"wrote {path}")
     return 0
+
+
+def check_given(options: Any) -> None:
+    """Refuse options that servers do not need."""
+    for name in OF_ROWS:
+        if options.rows[name] is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag}: {options.rows[name]} of servers whose steps are seen, expected no such option")
+    if options.plot is not None:
+        raise UserError(f"--plot: {options.plot} beside a load of servers, expected no such option")
 
 
 def models_of(options: Any, served: Sequence[str]) -> "Models":

@@ -63,6 +63,14 @@ class Models:
     served: Load = USUAL
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is odd of them."""
+        sizes = [0 if shape is None else shape.parameters for shape in (self.draft, self.target)]
+        if sizes[0] <= sizes[1]:
+            return ()
+        return (f"--draft-model: has {sizes[0]:,} weights, more than the target's {sizes[1]:,}: are they swapped?",)
+
+    @property
     def storage(self) -> Storage:
         """How the target's weights are stored."""
         return as_storage(self.dtype or self.target.storage or "bfloat16")

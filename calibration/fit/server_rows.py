@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from acceptance.servers.answer import Answer
 from acceptance.servers.server import Server
 from calibration.servers.engine import Counted, counted
-from calibration.servers.records import Load, Ran, read_load
+from calibration.servers.records import Load, Ran, check_once, read_load
 from calibration.servers.steps import Steps, steps_of
 from simulator.answers.scene import CLIENTS
 from simulator.costs.ranges import TimedRange
@@ -76,12 +76,16 @@ class Arm(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What was seen of servers. models: by arm. engine: as counters name it, "" where they do not."""
+    """What was seen of servers. models: by arm. engine: as counters name it, "" where they do not.
+
+    broken: what files lack.
+    """
 
     arms: tuple[Arm, ...]
     rows: tuple[Row, ...]
     models: Mapping[str, str]
     engine: str
+    broken: tuple[str, ...] = ()
 
     @property
     def ranges(self) -> dict[str, TimedRange]:
@@ -104,10 +108,12 @@ def read_seen(paths: Sequence[Path]) -> Seen:
     """Read files of `bench-server --out`.
 
     Raises:
-        UserError: One is none, or of requests that come by the clock alone.
+        UserError: One is none, has what another has, or is of requests that come by the clock alone.
     """
     loads = [read_load(path) for path in paths]
-    return seen_of(loads, str(paths[0]))
+    check_once((path, ran) for path, load in zip(paths, loads, strict=True) for ran in load.ran)
+    broken = (f"{path}: {lack}" for path, load in zip(paths, loads, strict=True) for lack in load.broken)
+    return seen_of(loads, str(paths[0]))._replace(broken=tuple(broken))
 
 
 def seen_of(loads: Sequence[Load], place: str) -> Seen:

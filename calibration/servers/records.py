@@ -114,18 +114,24 @@ def part_of(name: BlockName, answers: Iterable[tuple[int, Answer]], clients: int
 
 
 class Load(NamedTuple):
-    """A file of a load: what was asked for, the blocks that came to their end, models by arm, blocks begun."""
+    """A file of a load: what was asked for, the blocks that came to their end, models by arm, blocks begun.
+
+    torn: bytes of a last line that was never whole.
+    """
 
     parameters: Field
     ran: tuple[Ran, ...]
     models: Mapping[str, str]
     begun: int
+    torn: int = 0
 
     @property
     def broken(self) -> tuple[str, ...]:
         """What it lacks."""
-        is_whole = len(self.ran) == self.begun
-        return () if is_whole else (f"interrupted: {len(self.ran)} blocks are whole, {self.begun} were begun.",)
+        cut = (f"its last line is cut ({self.torn:,} bytes without an end), and left out.",) if self.torn else ()
+        if len(self.ran) == self.begun:
+            return cut
+        return (*cut, f"interrupted: {len(self.ran)} blocks are whole, {self.begun} were begun.")
 
 
 def read_load(path: Path, warmup: float = 0.1) -> Load:
@@ -134,14 +140,24 @@ def read_load(path: Path, warmup: float = 0.1) -> Load:
     Raises:
         UserError: It is none.
     """
-    records, _ = read_records(path, LOADED, packed=True)
+    records, torn = read_records(path, LOADED, packed=True)
     parameters = Field(records[0], path, "line 1")["parameters"]
     by_clients = parameters["load_kind"].text() == CLIENTS
     found = found_in(path, [record for record in records[1:] if record.get("type") != SETUP])
     ran = [ran_of(found, name, int(name[0]) if by_clients else 0, warmup) for name in found.attempts]
     setup = next((Field(r, path, "line 2") for r in records[1:2] if r.get("type") == SETUP), None)
     models = {} if setup is None else {arm: name.text() for arm, name in setup["models"].items()}
-    return Load(parameters, tuple(r for r in ran if r is not None), models, len(ran))
+    return Load(parameters, tuple(r for r in ran if r is not None), models, len(ran), torn)
+
+
+def check_once(found: Iterable[tuple[Path, Ran]]) -> None:
+    """Refuse blocks of files that have the same requests: they would count twice."""
+    known: dict[Any, Path] = {}
+    for path, ran in found:
+        times = tuple((a.sent_s, a.first_s, a.last_s) for a in ran.part.answers)
+        other = known.setdefault((ran.part[:3], times), path) if times else path
+        if other is not path:
+            raise UserError(f"{path}: has requests that {other} has too, expected each once")
 
 
 # What two runs may differ by and still be of one load.

@@ -216,7 +216,7 @@ def check_served(outcome: Outcome, requests: Requests, warm: int, longest: int) 
         shortest = int(requests.prompt[warm:].min())
         raise UserError(
             f"--max-model-len: {longest:,} tokens leave no place for an answer behind any prompt that counts, of which "
-            f"the shortest has {shortest:,}; expected more than {shortest:,}"
+            f"the shortest has {shortest:,}; expected more than {shortest:,}, or shorter prompts (--isl)"
         )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from acceptance.servers.answer import Answer
+from calibration.cli.from_server import are_loads
+from calibration.fit.from_server import Models
 from calibration.fit.server_rows import read_seen
 from calibration.servers.steps import steps_of
 from simulator.costs.drafters import draft_model
@@ -185,6 +187,32 @@ def test_a_recorded_load_of_a_real_server_falls_into_its_steps() -> None:
     assert mixed[-1][1] > 1.2 * mixed[0][1]
 
 
+def spaced(lines: str) -> str:
+    """The same records, written another way."""
+    return "".join(json.dumps(json.loads(line)) + "\n" for line in lines.splitlines())
+
+
+def test_a_load_is_told_by_what_it_says_and_a_cut_end_is_said(plan: Path, run_in: Any) -> None:
+    text = (plan / "short.jsonl").read_text()
+    (plan / "spaced.jsonl").write_text(spaced(text))
+    (plan / "cut.jsonl").write_text(text[:-100])
+    assert are_loads([plan / "spaced.jsonl"])
+    assert read_seen([plan / "spaced.jsonl"]) == read_seen([plan / "short.jsonl"])
+    assert not read_seen([plan / "spaced.jsonl"]).broken
+    words = ("--target-model", TARGET, "--draft-model", DRAFT, "--tp", 1)
+    assert "--tp: 1 of servers" in run_in(plan, "calibrate", "--from-serving", "spaced.jsonl", *words).stderr
+    broken = read_seen([plan / "cut.jsonl"]).broken
+    assert "cut.jsonl: its last line is cut (" in broken[0]
+    assert "cut.jsonl: interrupted: 8 blocks are whole, 9 were begun." in broken[1]
+
+
+def test_a_draft_larger_than_its_target_is_doubted() -> None:
+    large, small = read_shape(TARGET), read_shape(DRAFT)
+    assert not Models(target=large, draft=small).doubts
+    assert not Models(target=large).doubts
+    assert "more than the target's" in Models(target=small, draft=large).doubts[0]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -199,11 +227,18 @@ def test_a_recorded_load_of_a_real_server_falls_into_its_steps() -> None:
         (("--from-server", "http://127.0.0.1:9"), "http://127.0.0.1:9"),
         (("--from-server", "plain=ftp://x"), "--from-server plain: 'ftp://x' is no address"),
         (("--from-serving", "rates.jsonl", "--target-model", TARGET), "holds no load of clients"),
+        (("--from-serving", "short.jsonl", "./short.jsonl"), "short.jsonl: has requests that short.jsonl has too"),
+        (("--from-serving", "short.jsonl", "copy.jsonl"), "copy.jsonl: has requests that short.jsonl has too"),
+        (("--from-serving", "missing.jsonl", "--draft-model", DRAFT), "missing.jsonl: no such file"),
+        (("--from-serving", "empty.jsonl", "--draft-model", DRAFT), "empty.jsonl: is empty, expected rows"),
+        (("--from-serving", "rows.csv", "--draft-model", DRAFT), "without a load of servers, expected files of bench"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(plan: Path, run_in: Any, words: Any, said: str) -> None:
     (plan / "rows.csv").write_text("concurrency,isl,osl,tpot_ms\n1,2,3,4\n")
     text = (plan / "short.jsonl").read_text()
+    (plan / "copy.jsonl").write_text(spaced(text))
+    (plan / "empty.jsonl").write_text("\n")
     (plan / "rates.jsonl").write_text(text.replace('"load_kind":"clients"', '"load_kind":"rate"'))
     done = run_in(plan, "calibrate", *words, "--out", "none.json")
     assert done.returncode == 2

@@ -192,6 +192,7 @@ def test_what_a_context_cannot_hold_is_refused_or_cut_and_said(tmp_path, run, us
     user_error(
         run("simulate-serving", *SERVED, "--rate", 5, "--max-model-len", 150),
         "--max-model-len: 150 tokens leave no place for an answer behind any prompt that counts",
+        "or shorter prompts (--isl)",
     )
 
 
