@@ -19,8 +19,8 @@ from calibration.servers.metrics import Part
 from calibration.servers.records import LOADED, Ran
 from calibration.validate.served.measured import Measured, read_all
 from calibration.validate.served.replay import asked_in, replayed, requests_in, traffic_of
-from calibration.validate.served.rows import ServedValidation, points, repeated
-from simulator.ground.artefacts import envelope
+from calibration.validate.served.rows import ServedValidation, notes_of, points, repeated
+from simulator.ground.artefacts import UserError, envelope
 from simulator.ground.histogram import AcceptanceHistogram, save_histogram
 from tests.contracts.pages import ROOT
 
@@ -260,6 +260,19 @@ def test_a_log_says_what_it_lacks(log, run) -> None:
     assert "--draft-model: missing, expected what draft3 drafts with" in run("validate", *words).stderr
     done = run("validate", *words, *MODELS[2:])
     assert "--accepts: nothing says what draft3 accepts" in done.stderr
+
+
+def test_a_cut_log_says_so_and_requests_of_two_logs_are_refused(log, tmp_path) -> None:
+    text = (log / "clients.jsonl").read_text()
+    cut, copy = tmp_path / "cut.jsonl", tmp_path / "copy.jsonl"
+    cut.write_text(text[:-10])
+    copy.write_text(text)
+    first, second, *_ = notes_of(read_all([cut], 0.1))
+    assert first.startswith(f"{cut}: its last line is cut (")
+    assert second.startswith(f"{cut}: interrupted: ")
+    assert not [*notes_of(read_all([log / "clients.jsonl", log / "rate.jsonl"], 0.1))]
+    with pytest.raises(UserError, match=r"copy\.jsonl: has requests that .*clients\.jsonl has too"):
+        read_all([log / "clients.jsonl", copy], 0.1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from acceptance.servers.answer import MOST_TOKENS, Answer
 from acceptance.servers.server import Server
 from calibration.servers.engine import counted
 from calibration.servers.metrics import Part
-from calibration.servers.records import LOADED, MOST_S, Ran, part_of, read_load
+from calibration.servers.records import LOADED, MOST_S, Ran, check_once, part_of, read_load
 from simulator.answers.scene import CLIENTS, RATE
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, Malformed, parse_json, text_of
@@ -24,7 +24,7 @@ class Measured(NamedTuple):
     """One load.
 
     kind: what it is counted in, of `scene`. arms: blocks of each. urls: of servers; "" where that is not told. prefix:
-    tokens that all prompts begin with.
+    tokens that all prompts begin with. lacks: what its file does.
     """
 
     path: Path
@@ -33,6 +33,7 @@ class Measured(NamedTuple):
     arms: Mapping[str, tuple[Ran, ...]]
     urls: Mapping[str, str]
     prefix: int = 0
+    lacks: tuple[str, ...] = ()
 
     @property
     def clients(self) -> int:
@@ -59,12 +60,13 @@ def read_all(paths: Sequence[Path], warmup: float) -> list[Measured]:
     warmup: share of the requests of a block, the first, that counts in no latency.
 
     Raises:
-        UserError: One is none of either kind, or tells too little.
+        UserError: One is none of either kind, tells too little, or has what another has.
     """
     read_ones = [load for path in paths for load in read(path, warmup)]
     found = [load for load in read_ones if any(part.counted for arm in load.arms for part in load.parts(arm))]
     if not found:
         raise UserError(f"{paths[0]}: holds no request that was answered, expected {FORMATS}")
+    check_once((load.path, ran) for load in found for arm in load.arms.values() for ran in arm)
     for load in found:
         check_lengths(load)
     return sorted(found, key=lambda load: (load.kind != CLIENTS, load.load))
@@ -115,7 +117,7 @@ def of_bench(path: Path, warmup: float) -> Iterator[Measured]:
         names = dict.fromkeys(r.part.arm for r in log.ran)
         arms = {arm: tuple(r for r in log.ran if (r.part.load, r.part.arm) == (load, arm)) for arm in names}
         there = {arm: ran for arm, ran in arms.items() if any(r.part.answers for r in ran)}
-        yield Measured(path, kind, load, there, urls, prefix)
+        yield Measured(path, kind, load, there, urls, prefix, log.broken)
 
 
 def of_vllm(path: Path, warmup: float) -> Iterator[Measured]:

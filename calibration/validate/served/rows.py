@@ -247,6 +247,7 @@ def apart_of(load: Measured, arm: str, first: str, measured: Mapping[str, Mappin
 
 def notes_of(loads: Sequence[Measured]) -> Iterator[str]:
     """Yield what to know of requests before the numbers."""
+    yield from dict.fromkeys(f"{load.path}: {lack.removesuffix('.')}" for load in loads for lack in load.lacks)
     failed = whole = 0
     for load in loads:
         for arm in load.arms:
