@@ -33,7 +33,7 @@ LIVE_TOO = ("dtype", "runs", "seed")
 # What is loaded where nobody says: clients, and shares of the most requests a second that these came to.
 USUAL_CLIENTS, SHARES = "1,2,4,8,16", (0.3, 0.6, 0.9)
 USUAL = {"isl": "100:300", "osl": "32:96", "blocks": 2, "requests": 96}
-WARMUP, RUNS = 0.1, 10
+WARMUP, RUNS = 0.1, 20
 MOST_RUNS = 1000
 
 served_options = stacked(
