@@ -39,7 +39,7 @@ OPTIONS: dict[str, LiveOption] = {
     "column": LiveOption("column", None, "column or key of --prompts that holds the prompt.", {}),
     "max-prompts": LiveOption("prompts", 12, "prompts.", {"type": COUNT}),
     "max-new-tokens": LiveOption("tokens", 64, "tokens of an output, at most.", {"type": COUNT}),
-    "runs": LiveOption("runs", 1, "repeats of everything.", {"type": COUNT}),
+    "runs": LiveOption("runs", 1, "repeats of everything; of --serving-log, runs (20).", {"type": COUNT}),
     "dtype": LiveOption(
         "dtype", "bfloat16", "weights; of rows of --serving that do not say: theirs.", {"metavar": "NAME"}
     ),
