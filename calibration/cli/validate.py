@@ -158,7 +158,8 @@ def validate(**values: Any) -> int:
     of the time a token is above --max-error; of --serving-log and --server, if the median error of the time a token is
     above 6 % (P99: 15 %), of the first token above 20 %, of tokens/s or the gain of speculation above 5 %, or a gain
     beyond 5 % has the other sign; of --methods, if the median error is above 5 %, or the forecast's best
-    method more than 3 % slower than the measured best; of --decisions, if more than two of twelve are.
+    method more than 3 % slower than the measured best; of --decisions, if more than one in six are, of
+    those that nothing was changed for.
     """
     served = taken(values)
     rows = {name: values.pop(name) for name in ROWS if name != "dtype"}

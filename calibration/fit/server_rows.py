@@ -112,8 +112,11 @@ def read_seen(paths: Sequence[Path]) -> Seen:
     """
     loads = [read_load(path) for path in paths]
     check_once((path, ran) for path, load in zip(paths, loads, strict=True) for ran in load.ran)
-    broken = (f"{path}: {lack}" for path, load in zip(paths, loads, strict=True) for lack in load.broken)
-    return seen_of(loads, str(paths[0]))._replace(broken=tuple(broken))
+    broken = [f"{path}: {lack}" for path, load in zip(paths, loads, strict=True) for lack in load.broken]
+    seen, whole = seen_of(loads, str(paths[0])), sum(len(ran.part.answers) for load in loads for ran in load.ran)
+    if failed := whole - sum(len(arm.answers) for arm in seen.arms):
+        broken.append(f"{failed:,} of {whole:,} requests failed, or tell no first token, and are left out.")
+    return seen._replace(broken=tuple(broken))
 
 
 def seen_of(loads: Sequence[Load], place: str) -> Seen:

@@ -201,6 +201,13 @@ def test_a_load_is_told_by_what_it_says_and_a_cut_end_is_said(plan: Path, run_in
     assert not read_seen([plan / "spaced.jsonl"]).broken
     words = ("--target-model", TARGET, "--draft-model", DRAFT, "--tp", 1)
     assert "--tp: 1 of servers" in run_in(plan, "calibrate", "--from-serving", "spaced.jsonl", *words).stderr
+    records = text.splitlines()
+    (plan / "headless.jsonl").write_text("\n".join(records[1:]) + "\n")
+    done = run_in(plan, "calibrate", "--from-serving", "headless.jsonl", "--draft-model", DRAFT)
+    assert "headless.jsonl: begins with no record of kind 'server_load'" in done.stderr
+    failed = [json.dumps({k: v for k, v in json.loads(r).items() if k != "ttft_s"}) for r in records[2:5]]
+    (plan / "failed.jsonl").write_text("\n".join([*records[:2], *failed, *records[5:]]) + "\n")
+    assert " requests failed, or tell no first token, and are left out." in read_seen([plan / "failed.jsonl"]).broken[0]
     broken = read_seen([plan / "cut.jsonl"]).broken
     assert "cut.jsonl: its last line is cut (" in broken[0]
     assert "cut.jsonl: interrupted: 8 blocks are whole, 9 were begun." in broken[1]

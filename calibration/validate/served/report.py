@@ -150,7 +150,7 @@ def error_table(validation: ServedValidation) -> str:
                 figure.title,
                 str(len(found)),
                 share(validation.median(name)),
-                "" if bound is None else f"{bound:.0%}",
+                "" if bound is None else f"{100 * bound:.3g}%",
                 share(percentile(np.abs(found), 90)),
                 share(percentile(found, 50), "+"),
                 share(validation.noise_of(name)),
