@@ -304,7 +304,7 @@ def test_commands_fit_rows_and_hold_forecasts_against_them(run, tmp_path: Path) 
     for extra, answer in (
         (("calibrate", "--from-serving", "ten.csv"), "no device, expected --profile NAME"),
         (("calibrate", "--tp", "4", str(DENSE)), "--tp: 4 without --from-serving"),
-        (("validate", "--serving", "ten.csv"), "expected --profile NAME beside it"),
+        (("validate", "--serving", "ten.csv"), "expected --profile FILE beside it"),
         (
             ("validate", "--serving", "ten.csv", "--profile", "h200", "--target-model", "qwen3-32b"),
             "no row of qwen3-32b",
