@@ -321,7 +321,7 @@ MISTAKES = (
     ("calibrate --from-passes p.json --fit-k 9", "--fit-k: 9 is not in p.json, expected some of 1, 2"),
     ("calibrate --from-passes p.json -o p.json --force", "is the file of --from-passes too"),
     ("calibrate --from-passes absent.json", "absent.json: no such file"),
-    ("validate", "nothing to check", "--published-file FILE"),
+    ("validate", "nothing to check", "--published-file"),
     ("validate --published-file missing.json", "missing.json: no such file"),
     ("validate --published --max-error -1", "--max-error: -1", "0 to 10"),
     ("validate --published --max-error nan", "--max-error: nan"),
