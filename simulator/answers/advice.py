@@ -20,7 +20,7 @@ from .comparison import Best, Comparison, Contender, best_of, compare, order
 from .latency import Limit, Told
 from .live_policies import Live, live_policy, tiers
 from .load_curve import MOST_COUNTED, PLAIN, Point, curve
-from .load_search import COMPARED, Turning, is_within, lasting, turning
+from .load_search import COMPARED, Turning, is_within, turning
 from .load_uncertainty import Served, known
 from .played import Player, playing
 from .scene import CLIENTS, Scene, Traffic
@@ -117,7 +117,7 @@ def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[in
     context = min(usual_context(isl, osl), server.longest)
     target = contenders[0].pair
     nothing = plain_way(target.placed_target, server, context, accepting([IidAcceptance(0.0)], target, 1))
-    alone = lengthened(Scene(traffic=traffic, limits=asked.limits, warmup=asked.warmup, arms=(nothing,)), asked, update)
+    alone = lasting(Scene(traffic=traffic, limits=asked.limits, warmup=asked.warmup, arms=(nothing,)), asked, update)
     with playing(alone, update, 1) as play:
         count, is_told = servers_for(alone, PLAIN, asked, play)
         load = share_of(asked, count or 1)
@@ -144,7 +144,8 @@ def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[in
         last = None
         if take:
             told = partial(known, name=COMPARED, arm=1, served=closed[take - 1])
-            last = turning(scene, [point], take, [asked.seed], play, told)
+            # An answer in ten seconds: a plain interpreter serves a thousand requests in one.
+            last = turning(scene, [point], take, [asked.seed], play, told, lengths=(1,))
     contexts = tuple(c for times in CONTEXTS if (c := int(times * context)) <= server.longest)
     return Advice(
         scene=scene,
@@ -163,7 +164,7 @@ def advise(contenders: tuple[Contender, ...], asked: Asked, update: Callable[[in
     )
 
 
-def lengthened(scene: Scene, asked: Asked, update: Callable[[int], None]) -> Scene:
+def lasting(scene: Scene, asked: Asked, update: Callable[[int], None]) -> Scene:
     """Return a scene with as many more requests as it takes for plain decoding to tell whether a server keeps up."""
     most = min(LONGER * scene.traffic.count, MOST_COUNTED)
     while scene.traffic.kind != CLIENTS and scene.traffic.recorded is None and scene.traffic.count < most:
@@ -189,7 +190,7 @@ def servers_for(scene: Scene, arm: int, asked: Asked, play: Player) -> tuple[int
     unknown = set[int]()
 
     def holds(count: int) -> bool:
-        (figures,) = lasting(scene, [arm], share_of(asked, count), [asked.seed], play).arms
+        (figures,) = curve([arm], [share_of(asked, count)], [asked.seed], play)[0].arms
         if scene.traffic.kind != CLIENTS and np.isnan(figures["piled_up"][0]):
             unknown.add(count)
         return is_within(scene, figures, asked.share)

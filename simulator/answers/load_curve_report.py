@@ -21,7 +21,7 @@ from .scene import CLIENTS, RATE, SPEED, UNITS, Scene, Traffic, in_full, loaded
 
 KIND = "load_curve"
 HEADS = {UNITS[RATE]: "req/s", UNITS[SPEED]: "speed"}
-TOO_FEW = "; of more so few --requests tell nothing"
+TOO_FEW = ", as far as so few --requests tell"
 # What is told in milliseconds to people; seconds inside and in files.
 NAMES = {"ttft": "first token", "tpot": "time a token", "e2e": "whole answer", "queueing": "waiting"}
 

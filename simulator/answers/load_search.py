@@ -69,23 +69,29 @@ class Found(NamedTuple):
 
 
 def turning(
-    scene: Scene, points: Sequence[Point], arm: int, seeds: Sequence[int], play: Player, known: Callable[[Point], Told]
+    scene: Scene,
+    points: Sequence[Point],
+    arm: int,
+    seeds: Sequence[int],
+    play: Player,
+    known: Callable[[Point], Told],
+    lengths: Sequence[int] = LONGER,
 ) -> Turning:
     """Return where speculation stops paying, by the time of whole answers, between the loads of a curve and closer.
 
     Of one load: at that load and beyond, as far as a server keeps up. known: The gain at a point of plain decoding and
-    this way, with its interval.
+    this way, with its interval. lengths: of runs that are tried, as multiples.
     """
     both = (PLAIN, arm)
     points = [Point(point.load, (point.arms[PLAIN], point.arms[arm])) for point in points]
-    points = [lasting(scene, both, p.load, seeds, play) if is_short(scene, p) else p for p in points]
+    points = [lasting(scene, both, p.load, seeds, play, lengths) if is_short(scene, p) else p for p in points]
     told = [point for point in points if ends_at(scene, point) is None]
     if not told:
         load = points[0].load
         return Turning(UNKNOWN, load, points[-1].load, ends=ends_at(scene, points[0]) or "")
     stopped = next((point for point in points if point.load > told[-1].load), None)
     if len(points) == 1:
-        told, stopped = beyond(scene, both, told[0], seeds, play)
+        told, stopped = beyond(scene, both, told[0], seeds, play, lengths)
     why = (ends_at(scene, stopped) if stopped else None) or ""
     signs = [point.gain(COMPARED, 1).value > 1 for point in told]
     change = next((i for i in range(1, len(signs)) if signs[i] != signs[i - 1]), None)
@@ -96,7 +102,7 @@ def turning(
             last = narrowed(
                 last,
                 stopped.load,
-                lambda load: ends_at(scene, lasting(scene, both, load, seeds, play)) is None,
+                lambda load: ends_at(scene, lasting(scene, both, load, seeds, play, lengths)) is None,
                 whole=scene.traffic.kind == CLIENTS,
             )[0]
         return Turning(EVERYWHERE if signs[0] else NOWHERE, points[0].load, last, ends=why)
@@ -153,7 +159,7 @@ def crossing(points: Sequence[Point], known: Callable[[Point], Told], pays: bool
 
 
 def beyond(
-    scene: Scene, both: Sequence[int], first: Point, seeds: Sequence[int], play: Player
+    scene: Scene, both: Sequence[int], first: Point, seeds: Sequence[int], play: Player, lengths: Sequence[int]
 ) -> tuple[list[Point], Point | None]:
     """Return points at doubled loads, until speculation pays otherwise than at first, and one that tells no more."""
     found = [first]
@@ -161,7 +167,7 @@ def beyond(
         load = 2 * found[-1].load
         if load > scene.traffic.most_told:
             return found, Point(load, ())
-        point = lasting(scene, both, load, seeds, play)
+        point = lasting(scene, both, load, seeds, play, lengths)
         if ends_at(scene, point) is not None:
             return found, point
         found.append(point)
@@ -170,9 +176,16 @@ def beyond(
     return found, None
 
 
-def lasting(scene: Scene, ways: Sequence[int], load: float, seeds: Sequence[int], play: Player) -> Point:
+def lasting(
+    scene: Scene,
+    ways: Sequence[int],
+    load: float,
+    seeds: Sequence[int],
+    play: Player,
+    lengths: Sequence[int] = LONGER,
+) -> Point:
     """Return what ways of serving come to at a load, in runs as long as it takes to tell of one that goes on."""
-    for longer in LONGER:
+    for longer in lengths:
         (point,) = curve(ways, [load], seeds, play, longer)
         if not is_short(scene, point):
             break
