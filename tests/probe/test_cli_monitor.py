@@ -238,7 +238,9 @@ def test_what_a_terminal_sends_is_not_handed_on(tmp_path: Path) -> None:
 
 def test_ctrl_c_on_a_terminal_reaches_the_command_once(start: Start) -> None:
     program = (
-        "import signal\ncame = []\n"
+        # A terminal throws away what is being written when Ctrl-C comes, unless it is told not to.
+        "import signal, termios\ncame, mode = [], termios.tcgetattr(0)\n"
+        "mode[3] |= termios.NOFLSH\ntermios.tcsetattr(0, termios.TCSANOW, mode)\n"
         "signal.signal(signal.SIGINT, lambda *_: (came.append(1), print('came', flush=True)))\n"
         "print('ready', flush=True)\ninput()\nprint('times', len(came), flush=True)"
     )
