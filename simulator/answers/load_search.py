@@ -25,7 +25,7 @@ LEAST = 1e-9
 COMPARED = "e2e_mean"
 LATER, EARLIER, EVERYWHERE, NOWHERE, UNKNOWN = "above", "below", "everywhere", "nowhere", "unknown"
 # Times as many requests as are asked for, where so few tell of no load that goes on.
-LONGER = (1, 4, 16)
+LONGER = (1, 4)
 # All that a server carries; all that runs of so few requests tell of.
 CARRIED, SHORT = "carried", "short"
 

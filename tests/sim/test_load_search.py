@@ -105,12 +105,12 @@ def test_where_it_stops_paying_before_that_is_found_as_ever() -> None:
 
 
 def test_short_runs_are_lengthened_and_say_so_where_that_is_not_enough() -> None:
-    found = Server(lambda load: 2.0, (70.0, 77.0), short=20.0).turning(5.0)
+    found = Server(lambda load: 2.0, (70.0, 77.0), short=25.0).turning(5.0)
     assert (found.pays, found.ends, found.high) == (EVERYWHERE, CARRIED, pytest.approx(77.0, rel=0.02))
-    assert Server(lambda load: 2.0, (70.0, 77.0), short=20.0).turning(50.0, 60.0).pays == EVERYWHERE
-    # In place of 80, sixteen times as many requests tell of 1,280.
+    assert Server(lambda load: 2.0, (70.0, 77.0), short=25.0).turning(50.0, 60.0).pays == EVERYWHERE
+    # In place of 80, four times as many requests tell of 320.
     found = Server(lambda load: 2.0, (1e9, 1e9), short=100.0).turning(5.0)
-    assert (found.pays, found.high, found.ends) == (EVERYWHERE, 1280.0, SHORT)
+    assert (found.pays, found.high, found.ends) == (EVERYWHERE, 320.0, SHORT)
     assert pays_in_words(found, "requests/s").endswith(", as far as so few --requests tell")
     assert falls_behind({"piled_up": np.array([np.nan])}) is False
 
