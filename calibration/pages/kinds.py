@@ -141,20 +141,20 @@ def record_page(path: Path, document: Field, source: list[tuple[str, str]]) -> P
     rests += [("caveat", words(basis["caveat"])), ("condition", words(basis["condition"]))] if basis.is_given else []
     warned = lines(document["warnings"])
     noted = lines(document["notes"]) if name in ("sweep", "simulation", "load") else []
-    return Page(
-        name=path.name,
-        kind=kind.words,
-        answer=told.answer,
-        mark=told.mark,
-        verdict=told.verdict,
-        figures=told.figures,
-        warnings=[*warned, *told.warnings],
+    return of_told(
+        path,
+        kind,
+        told._replace(warnings=[*warned, *told.warnings]),
         rests=[*((what, said) for what, said in rests if said), *(("note", note) for note in noted)],
-        parts=told.parts,
         asked=asked_of(document["parameters"]),
         made=[*made_of(document, kind), *source],
         record=document.value,
     )
+
+
+def of_told(path: Path, kind: Kind, told: Told, **more: Any) -> Page:
+    """Return the page of what was read of a file."""
+    return Page(name=path.name, kind=kind.words, **told._asdict(), **more)
 
 
 def made_of(document: Field, kind: Kind) -> list[tuple[str, str]]:
@@ -183,16 +183,11 @@ def table_page(rows: Rows, source: list[tuple[str, str]]) -> Page:
         kind, told = Kind("Simulated load, its table", "simulate-serving", plain_told), loads.rows_told(rows, "serving")
     else:
         raise UserError(f"{rows.path}: no table of ours, {WHAT}")
-    return Page(
-        name=rows.path.name,
-        kind=kind.words,
-        answer=told.answer,
-        mark=told.mark,
-        verdict=told.verdict,
-        figures=told.figures,
-        warnings=told.warnings,
+    return of_told(
+        rows.path,
+        kind,
+        told,
         rests=(),
-        parts=told.parts,
         asked=rows.constants(),
         made=[("command", kind.command), ("rows", f"{len(rows.rows):,}"), *source],
         record="\n".join(map(",".join, [rows.heads, *rows.rows])),

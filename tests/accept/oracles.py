@@ -10,13 +10,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from acceptance.decoders import baseline
+from acceptance.decoders import baseline, speculative
 from acceptance.decoders.batch import Task
 from acceptance.decoders.tree import Tree
+from acceptance.measure.scoring import Output, score
 from acceptance.models import laws
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.models.source import Begun
+from acceptance.trace.trace import PromptInfo
 
 Floats = NDArray[np.float64]
 Text = tuple[int, ...]
@@ -65,6 +67,24 @@ def greedy_without_cache(model: Model, prompt: Sequence[int], budget: int) -> li
     while len(output) < budget and (not output or output[-1] not in model.ends):
         output.append(int(logits_without_cache(model, before + output).argmax()))
     return output
+
+
+def check_loop_and_trace(target: Model, draft: Model, prompts: Sequence[Any], expected: list[list[int]]) -> None:
+    """Check that loop and trace know the target's greedy outputs, of at most as many tokens as the longest has."""
+    task: dict[str, Any] = {"rule": GREEDY, "max_new_tokens": max(map(len, expected))}
+    task["rngs"] = laws.streams(0, range(len(prompts)))
+    assert baseline.decode(target, prompts, **task) == expected
+    # A draft that is often wrong, and one that is always right: much and nothing is rolled back.
+    for proposer in (draft, target):
+        decoded = speculative.decode(target, proposer, prompts, k=3, draft_rule=GREEDY, **task)
+        assert [d.tokens for d in decoded] == expected
+    outputs = [
+        Output(prompt=i, turn=0, before=p, tokens=x) for i, (p, x) in enumerate(zip(prompts, expected, strict=True))
+    ]
+    infos = tuple(PromptInfo(source=str(i)) for i in range(len(prompts)))
+    for trace in score(target, target, outputs, infos, GREEDY, GREEDY):
+        assert (trace.rank_p == 0).all()
+        assert trace.accept_greedy.all()
 
 
 def law_of(logits: Sequence[float] | Floats, rule: SamplingRule) -> Floats:

@@ -7,15 +7,11 @@ import pytest
 import torch
 import transformers
 
-from acceptance.decoders import baseline, speculative
-from acceptance.measure.scoring import Output, score
 from acceptance.models import check
-from acceptance.models.laws import streams
 from acceptance.models.model import Model
-from acceptance.trace.trace import PromptInfo
 from simulator.ground.artefacts import UserError
 
-from .oracles import GREEDY, greedy_without_cache
+from .oracles import check_loop_and_trace, greedy_without_cache
 from .tiny_models import NO_ENDS
 
 VOCABULARY, BUDGET = 30, 12
@@ -67,19 +63,7 @@ def test_loop_and_trace_in_a_ragged_batch_agree_with_plain_prefixes(family: str)
     rng = np.random.default_rng(0)
     prompts = [rng.integers(2, VOCABULARY, n).tolist() for n in (1, 3, 7, 12, 2)]
     expected = [greedy_without_cache(target, p, BUDGET) for p in prompts]
-    task = {"rule": GREEDY, "max_new_tokens": BUDGET, "rngs": streams(0, range(len(prompts)))}
-    assert baseline.decode(target, prompts, **task) == expected
-    # A draft that is always wrong, and one that is always right: everything and nothing is rolled back.
-    for proposer in (draft, target):
-        decoded = speculative.decode(target, proposer, prompts, k=3, draft_rule=GREEDY, **task)
-        assert [d.tokens for d in decoded] == expected
-    outputs = [
-        Output(prompt=i, turn=0, before=p, tokens=x) for i, (p, x) in enumerate(zip(prompts, expected, strict=True))
-    ]
-    infos = tuple(PromptInfo(source=str(i)) for i in range(len(prompts)))
-    for trace in score(target, target, outputs, infos, GREEDY, GREEDY):
-        assert (trace.rank_p == 0).all()
-        assert trace.accept_greedy.all()
+    check_loop_and_trace(target, draft, prompts, expected)
 
 
 def test_a_recurrent_model_is_refused() -> None:

@@ -12,15 +12,13 @@ from acceptance.decoders import baseline, speculative
 from acceptance.decoders.decoder import run
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS
-from acceptance.measure.scoring import Output, score
 from acceptance.models import check, compat
 from acceptance.models.context import context_of
 from acceptance.models.laws import streams
 from acceptance.models.model import Model
 from acceptance.models.source import Begun, encode, longer, share_encoder
-from acceptance.trace.trace import PromptInfo
 
-from .oracles import FREE, GREEDY, greedy_without_cache, task_of
+from .oracles import FREE, GREEDY, check_loop_and_trace, greedy_without_cache, task_of
 from .tiny_models import SEQ2SEQ, seq2seq_model, seq2seq_pair, source_of
 
 VOCABULARY, BUDGET = 12, 8
@@ -53,19 +51,7 @@ def test_loop_and_trace_in_a_ragged_batch_write_what_generate_does(kind: str) ->
     expected = [generated(target, p) for p in prompts]
     assert expected == [greedy_without_cache(target, p, BUDGET) for p in prompts]
     assert len({tuple(text) for text in expected}) > 2, "the source changes the text"
-    task = {"rule": GREEDY, "max_new_tokens": BUDGET, "rngs": streams(0, range(len(prompts)))}
-    assert baseline.decode(target, prompts, **task) == expected
-    # A draft that is often wrong, and one that is always right: much and nothing is rolled back.
-    for proposer in (draft, target):
-        decoded = speculative.decode(target, proposer, prompts, k=3, draft_rule=GREEDY, **task)
-        assert [d.tokens for d in decoded] == expected
-    outputs = [
-        Output(prompt=i, turn=0, before=p, tokens=x) for i, (p, x) in enumerate(zip(prompts, expected, strict=True))
-    ]
-    infos = tuple(PromptInfo(source=str(i)) for i in range(len(prompts)))
-    for trace in score(target, target, outputs, infos, GREEDY, GREEDY):
-        assert (trace.rank_p == 0).all()
-        assert trace.accept_greedy.all()
+    check_loop_and_trace(target, draft, prompts, expected)
 
 
 @KINDS
