@@ -117,14 +117,17 @@ def watched_of(values: Mapping[str, Any]) -> "Watched | None":
         if values["watch"] is not None:
             raise UserError("--watch: of a server, expected --server URL beside it")
         return None
+    from acceptance.servers.client import AIOHTTP
     from acceptance.servers.server import ALONE, Server, url_of
     from calibration.servers.watch import watch
+    from simulator.ground.dependency import require
 
     for name, option in (("rate", "--rate"), ("concurrency", "--concurrency"), ("workload", "--workload")):
         if values[name] is not None:
             raise UserError(f"{option}: beside --server, whose load is what it gets; expected one of them")
     seconds = float(values["watch"] or USUAL_WATCH_S)
     server = Server(ALONE, url_of("--server", values["server"]))
+    require(AIOHTTP)
     with running("advise", f"{server.url} is watched", seconds, round(seconds)) as update:
         done = 0
 
