@@ -42,7 +42,7 @@ def legend(picture: Plot | Bars) -> Element | None:
     if not isinstance(picture, Plot) or len(picture.lines) < 2:
         return None
     items = []
-    for i, line in enumerate(picture.lines):
+    for i, line in ((i, line) for i, line in enumerate(picture.lines) if line.xs):
         stroke = el("line", x1=0, y1=6, x2=26, y2=6, class_=f"line s{i % SERIES}") if picture.joined else None
         items.append(el("span", el("svg", stroke, mark(i, "13", "6"), class_="key", aria_hidden="true"), line.name))
     return el("span", *items, class_="legend")

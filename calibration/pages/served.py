@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from calibration.validate.served.rows import FIGURES, GAIN
+from simulator.answers.scene import UNITS, in_full, loaded
 from simulator.ground.fields import Field
 
 from .page import BAD, GOOD, Figure, Part, Plot, Row, Table
@@ -57,7 +58,7 @@ def signs_in_words(signs: Field) -> list[str]:
     if not signs.is_given or not signs["rows"].whole():
         return []
     count, wrong = signs["rows"].whole(), signs["wrong"].elements()
-    which = ", ".join(f"{words(one['arm'])} at {value(one['load']):,.6g}" for one in wrong)
+    which = ", ".join(f"{words(one['arm'])} at {in_full(value(one['load']), 6)}" for one in wrong)
     least = percent(value(signs["least_gain"]), 0)
     said = f"The sign of the gain is right in {count - len(wrong)} of {count} rows beyond {least}"
     return [f"{said}; not of {which}." if which else f"{said}."]
@@ -67,14 +68,16 @@ def plots(rows: Sequence[Field]) -> list[Plot]:
     """Return forecasts against measurements, by arm."""
     found = []
     for name, (what, scale) in DRAWN.items():
-        points: dict[str, list[tuple[float, float, tuple[float, float] | None]]] = {}
+        # An arm looks alike in all pictures, and so has its place in those that it is not in.
+        points: dict[str, list[tuple[float, float, tuple[float, float] | None]]]
+        points = {words(row["arm"]): [] for row in rows}
         for row in rows:
             if row[name].is_given:
                 both = ends(row[name]["forecast_ci95"])
                 known = both and (scale * both[0], scale * both[1])
                 pair = scale * value(row[name]["measured"]), scale * value(row[name]["forecast"])
-                points.setdefault(words(row["arm"]), []).append((*pair, known))
-        if points:
+                points[words(row["arm"])].append((*pair, known))
+        if any(points.values()):
             found.append(diagonal(f"Forecast against measured, {what}", as_points(points), what, log=name != GAIN))
     return found
 
@@ -96,7 +99,7 @@ def arm_table(name: str, rows: Sequence[Field]) -> Table:
         known = "" if both is None else span((scale * both[0], scale * both[1]), ".4g", "")
         told = [number(scale * value(of["measured"]), ",.4g"), known, number(scale * value(of["forecast"]), ",.4g")]
         error = value(of["error"])
-        load = f"{value(row['load']):,.6g} {words(row['load_kind'])}"
+        load = loaded(value(row["load"]), UNITS.get(kind := words(row["load_kind"]), kind), 6)
         cells.append([load, words(row["arm"]), *told, "" if math.isnan(error) else f"{error:+.1%}"])
     unit = ", ms" if scale > 1 else ""
     heads = ("load", "arm", "measured", "95 %", "forecast", "error")

@@ -97,10 +97,9 @@ def diagonal(caption: str, points: Points, what: str, *, unit: str = "", log: bo
     for name, of in points.items():
         known = [p for p in of if math.isfinite(p[0]) and math.isfinite(p[1])]
         both = [p[2] or (math.nan, math.nan) for p in known]
-        if known:
-            found.append(
-                Line(name, [p[0] for p in known], [p[1] for p in known], [b[0] for b in both], [b[1] for b in both])
-            )
+        found.append(
+            Line(name, [p[0] for p in known], [p[1] for p in known], [b[0] for b in both], [b[1] for b in both])
+        )
     count = sum(len(line.xs) for line in found)
     says = (
         f"{count} points, forecast over measured; on the dotted diagonal both are the same. The table below has each."
