@@ -1,8 +1,8 @@
 """From options to a benchmark that is ready to run: prompts, models where they belong, methods bound to them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,25 @@ from acceptance.models.bundled import BUNDLED, place_of
 from acceptance.models.caveats import caveats, settings_left_aside
 from acceptance.models.inflate import inflate
 from acceptance.models.load import is_cpu, load_pair, pick_device
-from acceptance.models.model import Pair
+from acceptance.models.model import ASR, Pair
 from acceptance.models.origin import folder_sha256, origin
-from acceptance.models.source import check_reads_text, encoder_of, read_tokens
+from acceptance.models.sound import check_hears, hearing
+from acceptance.models.source import encoder_of, read_tokens
 from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
 from acceptance.text.conversation import Framing, answer_text, check_template
-from acceptance.text.prompts import Prompt, given_prompts, unique_names
-from acceptance.text.summaries import CHAT, PLAIN, load_summaries
+from acceptance.text.prompts import Prompt
+from acceptance.text.speech import Utterance
 from acceptance.text.texts import load_texts
 from simulator.ground.artefacts import UserError, file_sha256
-from simulator.ground.dependency import require
 
-from . import quality, scores
 from .answers import Answers
 from .headless import check_gpus
+from .items import Items, load_items
 from .machine import Energy, MemoryPeak, make_deterministic, system_metadata
-from .options import SUMMARIZE, DecodeOptions
+from .options import DecodeOptions
 from .placement import Placement, available_gpus, place, weight_bytes
 from .presets import Presets, check_method, check_methods
+from .scores import Write
 from .turns import Bench, Runnable
 
 TRAINED = ("medusa", "eagle", "judge")
@@ -42,21 +43,6 @@ DECIDING = (
     *("runs", "batch_size", "seed", "temperature", "top_k", "top_p", "quantization", "inflate_target"),
     *("deterministic", "cuda_graphs", "draft_stream"),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Items:
-    """What is decoded: a file, its prompts, and what really follows each, by its source; nothing without a task.
-
-    summaries: what a person made of each, by its source. parameters: how a task was read.
-    """
-
-    path: Path
-    prompts: Sequence[Prompt]
-    references: Mapping[str, str]
-    notes: Sequence[str]
-    summaries: Mapping[str, str] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dict[str, Any], list[str]]:
@@ -74,6 +60,8 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
         check_gpus([*placement.target, *placement.draft])
     pair = load_models(options, placement)
     check_encoder(options, pair)
+    if options.task == ASR:
+        pair = hearing(pair, place_of(options.target, "target"), options.language, options.speech_task)
     framing = Framing(chat_template=options.use_chat_template, system_prompt=options.system_prompt)
     check_template(pair.tokenizer, framing, "--target")
     rule, draft_rule = options.rules
@@ -90,17 +78,17 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     if others and all(runnables[n].begin is None for n in others):
         bind(*chosen[others[0]], models, settings, strict=True)
     bench = ready(runnables, pair, planned, items, framing, settings, placement)
+    bench = replace(bench, score=items.score(options.task, asked_of(planned), pair, writer(pair, bench)))
     bench = replace(bench, time_parts=options.time_parts, processor_time=options.processor_time)
     if options.answers:
-        asked = tuple(item for item in planned.items if isinstance(item, Prompt))
         name = Path(options.target.partition("@")[0]).name
-        answers = Answers(folder=options.answers, name=name, pair=pair, framing=framing, prompts=asked)
+        answers = Answers(folder=options.answers, name=name, pair=pair, framing=framing, prompts=asked_of(planned))
         bench = replace(bench, answers=answers)
     parameters = described(options, placement, pair, planned, models, chosen)
     parameters |= {"draft_temperature": draft_rule.temperature}
     # A pipe is empty once it is read: items_sha256 tells what came of it.
     parameters |= {name: True for name in ("time_parts", "processor_time", "answers") if getattr(options, name)}
-    parameters |= dict(items.parameters)
+    parameters |= items.parameters_with(pair)
     if options.ngram_texts:
         parameters["ngram_texts_sha256"] = hashlib.sha256(repr(texts).encode()).hexdigest()
     parameters |= {"dataset_sha256": file_sha256(items.path) if items.path.is_file() else None}
@@ -129,17 +117,12 @@ def ready(
     placement: Placement,
 ) -> Bench:
     """Return a benchmark of prompts in tokens."""
-    prompts = [item for item in planned.items if isinstance(item, Prompt)]
+    prompts = asked_of(planned)
     # A reference goes on with a text, it does not begin one.
     texts = [items.references[p.source] for p in prompts] if items.references else []
     references = [tuple(pair.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
     devices = tuple(dict.fromkeys((*placement.target, *placement.draft)))
-    before = tuple(before_answer(pair, framing, p.turns[:1], ())[0] for p in prompts)
-
-    def write(index: int, tokens: Sequence[int]) -> str:
-        return answer_text(pair.tokenizer, before[index], tokens)
-
-    summaries = [items.summaries[p.source] for p in prompts] if items.summaries else []
+    before = tuple(before_answer(pair, framing, p)[0] for p in prompts)
     return Bench(
         arms=tuple(runnables),
         target=pair.target,
@@ -151,39 +134,18 @@ def ready(
         dtype=pair.dtype,
         memory=MemoryPeak(devices),
         energy=Energy(devices),
-        score=scores.rouge(summaries, write) if summaries else None,
+        sound_s=tuple(p.sound.seconds for p in prompts if isinstance(p, Utterance)),
     )
 
 
-def load_items(options: DecodeOptions) -> Items:
-    """Read the prompts, or a task's."""
-    limit = options.max_prompts
-    if options.task == SUMMARIZE:
-        return load_texts_to_sum_up(options)
-    if options.task is None:
-        how: dict[str, Any] = {"column": options.column, "limit": limit, "turns": None if options.answers else 1}
-        found = given_prompts(options.dataset, options.dataset_format, **how)
-        return Items(path=found.path, prompts=found.rows, references={}, notes=found.notes())
-    path = quality.BUNDLED_TASK if options.task == BUNDLED else Path(options.task)
-    task = quality.load_task(path)
-    names = unique_names(item.source for item in task.rows)
-    rows = list(zip(names, task.rows, strict=True))[:limit]
-    prompts = [Prompt(turns=(item.prompt,), source=name) for name, item in rows]
-    references = {name: item.reference for name, item in rows}
-    return Items(path=path, prompts=prompts, references=references, notes=task.notes())
+def asked_of(planned: Plan) -> tuple[Prompt, ...]:
+    """Return the prompts of a plan."""
+    return tuple(item for item in planned.items if isinstance(item, Prompt))
 
 
-def load_texts_to_sum_up(options: DecodeOptions) -> Items:
-    """Read texts with references."""
-    require(scores.ROUGE_SCORE, f"--task {SUMMARIZE}")
-    template = options.template or (CHAT if options.use_chat_template else PLAIN)
-    columns = {"column": options.column, "reference": options.reference_column}
-    path = Path(options.dataset)
-    found = load_summaries(path, template, options.dataset_format, **columns, limit=options.max_prompts)
-    summaries = {p.source: text for p, text in zip(found.rows, found.references, strict=True)}
-    parameters = {"template": template, "column": options.column, "reference_column": options.reference_column}
-    notes = found.notes()
-    return Items(path=path, prompts=found.rows, references={}, notes=notes, summaries=summaries, parameters=parameters)
+def writer(pair: Pair, bench: Bench) -> Write:
+    """Return what makes text of the tokens behind a prompt."""
+    return lambda index, tokens: answer_text(pair.tokenizer, bench.prompts[index], tokens)
 
 
 def placed(options: DecodeOptions) -> Placement:
@@ -257,10 +219,10 @@ def known_texts(options: DecodeOptions, pair: Pair, framing: Framing, arms: Sequ
 
 
 def check_encoder(options: DecodeOptions, pair: Pair) -> None:
-    """Refuse what is made for a decoder alone, of a target that has an encoder."""
+    """Refuse what is made for a decoder alone, of a target that has an encoder; and one that hears of texts."""
+    check_hears(pair.target, options.target, options.task)
     if not pair.target.encodes:
         return
-    check_reads_text(pair.target, options.target)
     asked = {name: getattr(options, name) for name in (*TRAINED, "cuda_graphs")}
     asked["inflate_target"] = options.inflate_target > 1
     for name in (name for name, value in asked.items() if value):

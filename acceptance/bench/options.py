@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.models.bundled import BUNDLED
+from acceptance.models.model import ASR
 from acceptance.models.rule import SamplingRule, rules_of_pair
 from acceptance.results.settings import KNOBS, option_of
 from acceptance.text.prompts import check_at_least_one
@@ -15,6 +16,15 @@ from .placement import Gpu, by_kind
 
 # A task by name: texts with references, summed up.
 SUMMARIZE = "summarize"
+# Tasks that say what --prompts hold, and the options that only they read.
+WANTED = {SUMMARIZE: "a file of texts with references", ASR: "a folder or manifest of sound"}
+OF_TASKS = {
+    "reference_column": (SUMMARIZE, ASR),
+    "template": (SUMMARIZE,),
+    "language": (ASR,),
+    "speech_task": (ASR,),
+}
+TEXT_ALONE = ("use_chat_template", "system_prompt", "answers")
 # As many as no machine has: a kind of placement is judged by its spelling alone.
 PLENTY = tuple(Gpu(index=i, free_bytes=0) for i in range(1024))
 
@@ -42,6 +52,8 @@ class DecodeOptions:
     task: str | None = None
     reference_column: str | None = None
     template: str | None = None
+    language: str | None = None
+    speech_task: str | None = None
     max_prompts: int | None = None
     use_chat_template: bool = False
     system_prompt: str = ""
@@ -96,17 +108,16 @@ class DecodeOptions:
 
     def check_task(self) -> None:
         """Refuse a task and prompts that do not go together."""
-        if self.task == SUMMARIZE:
-            if self.dataset == BUNDLED:
-                raise UserError(f"--task {SUMMARIZE}: --prompts is not given, expected a file of texts with references")
-            return
-        if self.task is not None and self.dataset != BUNDLED:
+        if self.task in WANTED and self.dataset == BUNDLED:
+            raise UserError(f"--task {self.task}: --prompts is not given, expected {WANTED[self.task]}")
+        if self.task not in WANTED and self.task is not None and self.dataset != BUNDLED:
             raise UserError("--task: stands in place of --prompts, expected one of them")
-        for name in ("reference_column", "template"):
-            if getattr(self, name) is not None:
-                raise UserError(
-                    f"{option_of(name)}: is for texts with references, expected --task {SUMMARIZE} beside it"
-                )
+        for name, tasks in OF_TASKS.items():
+            if getattr(self, name) is not None and self.task not in tasks:
+                raise UserError(f"{option_of(name)}: is read by --task {' and '.join(tasks)} alone, expected it beside")
+        for name in TEXT_ALONE if self.task == ASR else ():
+            if getattr(self, name):
+                raise UserError(f"{option_of(name)}: is for prompts of text, expected --task {ASR} without it")
 
     @property
     def rules(self) -> tuple[SamplingRule, SamplingRule]:

@@ -111,6 +111,7 @@ def measured(bench: Bench, origin: Origin, taken: Taken, plain: list[int] | None
         quality=seen,
         reference=bench.references[origin.prompt_index][: bench.settings.max_new_tokens] if bench.references else None,
         scores=scores,
+        sound_s=bench.sound_s[origin.prompt_index] if bench.sound_s else None,
         note="; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason) or None,
     )
 

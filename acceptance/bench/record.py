@@ -95,7 +95,8 @@ class Measured:
     """One row of a timed batch.
 
     has_judge: whether a trained judge decides. identical: to the baseline's greedy output. reference: what a task says
-    really follows. scores: of the text, beside its reference. note: what could not be worked out or measured, and why.
+    really follows. scores: of the text, beside its reference. sound_s: how long the sound is that was heard. note: what
+    could not be worked out or measured, and why.
     """
 
     tokens: list[int]
@@ -110,6 +111,7 @@ class Measured:
     quality: Quality | None
     reference: Sequence[int] | None = None
     scores: Scores | None = None
+    sound_s: float | None = None
     note: str | None = None
 
 
@@ -155,6 +157,7 @@ def measured_fields(measured: Measured) -> dict[str, Any]:
         "exact_match": next_token_match(measured.tokens, measured.reference) if measured.reference else None,
         "note": measured.note,
         **({"text_scores": measured.scores} if measured.scores else {}),
+        **({} if measured.sound_s is None else {"sound_s": measured.sound_s}),
     }
 
 

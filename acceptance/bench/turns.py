@@ -40,7 +40,7 @@ class Bench:
     prompts: token ids; infos: where each came from; references: what really follows, none without a task. score: of a
     text beside its reference, where a task has these. devices: the target's first. time_parts: whether the parts of
     rounds are timed by themselves, too. processor_time: whether time is that of the processor for this process.
-    answers: where texts are saved, if they are.
+    answers: where texts are saved, if they are. sound_s: how long each piece of sound is, where prompts are that.
     """
 
     arms: tuple[Runnable, ...]
@@ -57,6 +57,7 @@ class Bench:
     processor_time: bool = False
     score: Score | None = None
     answers: "Answers | None" = None
+    sound_s: tuple[float, ...] = ()
 
     @property
     def baseline(self) -> Runnable:

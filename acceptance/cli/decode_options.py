@@ -9,6 +9,8 @@ from acceptance.results.settings import KNOBS, Knob, option_of
 from acceptance.text.prompts import DATASETS
 from simulator.ground.command import FILE, Decorator, stacked
 
+from .options import SPEECH_OPTIONS
+
 USUAL = DecodeOptions()
 RECORD_HOST = click.option("--record-host", is_flag=True, help="Keep the machine's name in --out.")
 
@@ -49,11 +51,15 @@ WHAT_OPTIONS = stacked(
     option(
         "--task",
         help='In place of --prompts: JSONL of {"prompt", "reference"}, or "bundled"; counts next tokens that are the '
-        "reference's, up to the first that is not. Or summarize: --prompts are texts with references; tells ROUGE.",
+        "reference's, up to the first that is not. Or summarize: --prompts are texts with references; tells ROUGE. Or "
+        "asr: they are a folder of sound, or a manifest that names it; tells word error rates.",
     ),
     option(
-        "--reference-column", show_default="the usual ones", help="With --task summarize: column of the references."
+        "--reference-column",
+        show_default="the usual ones",
+        help="With --task summarize or asr: column of the references, or of what is said.",
     ),
+    SPEECH_OPTIONS,
     option(
         "--template",
         show_default="'{text}\\n\\nSummary:', or a chat's request",

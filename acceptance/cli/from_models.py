@@ -23,7 +23,8 @@ def prepare(options: MeasureOptions) -> Ready:
     from acceptance.models.caveats import caveats, settings_left_aside
     from acceptance.models.load import load_pair, thread_count
     from acceptance.models.origin import origin
-    from acceptance.models.source import check_reads_text, encoder_of
+    from acceptance.models.sound import check_hears, hearing
+    from acceptance.models.source import encoder_of
     from acceptance.text.conversation import Framing, check_template
 
     pair = load_pair(
@@ -35,7 +36,9 @@ def prepare(options: MeasureOptions) -> Ready:
         allow_pickle=options.allow_pickle,
         cross_tokenizer=options.cross_tokenizer is not None,
     )
-    check_reads_text(pair.target, options.target)
+    check_hears(pair.target, options.target, options.task)
+    if options.task:
+        pair = hearing(pair, place_of(options.target, "target"), options.language, options.speech_task)
     framing = Framing(chat_template=options.use_chat_template, system_prompt=options.system_prompt)
     check_template(pair.tokenizer, framing, "--target")
     check_template(pair.draft_tokenizer, framing, "--draft")

@@ -5,11 +5,14 @@ from typing import Any
 from acceptance.models.bundled import BUNDLED
 from simulator.ground.artefacts import UserError
 
-from .options import MeasureOptions
+from .options import OF_SPEECH, MeasureOptions
 from .ready import Ready, load_items, stated
 
 # Of models that run here, or of distributions, which servers do not give.
-NOT_OF_SERVERS = ("device", "dtype", "quantization", "allow_pickle", "cross_tokenizer", "check_loop", "top_k", "top_p")
+NOT_OF_SERVERS = (
+    *("device", "dtype", "quantization", "allow_pickle", "cross_tokenizer", "check_loop", "top_k", "top_p"),
+    *OF_SPEECH,
+)
 SCORED = (0.0, 1.0)
 NOT_PARAMETERS = ("batch_size", "quantization")
 SINGLE = (

@@ -20,7 +20,7 @@ from simulator.ground.version import VERSION
 from .by_group import present_groups
 from .from_servers import NOT_OF_SERVERS
 from .import_histogram import import_measurement
-from .options import MEASURE_OPTIONS, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
+from .options import MEASURE_OPTIONS, OF_SPEECH, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
 from .ready import Ready
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 ARRAYS_FILE, SIDECAR = "trace.npz", "trace.json"
 # Parameters of a measurement, which a finished trace has already.
-FROM_PROMPTS = ("prompts", "dataset", "old_dataset", "column", "turns", "max_new_tokens", "system_prompt", "check_loop")
+FROM_PROMPTS = (
+    *("prompts", "dataset", "old_dataset", "column", "turns", "max_new_tokens", "system_prompt", "check_loop"),
+    *OF_SPEECH,
+)
 FROM_MODELS = (
     *(
         "target",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from acceptance.models.bundled import BUNDLED
+from acceptance.models.model import ASR
 from acceptance.models.rule import SamplingRule, rules_of_pair
 from acceptance.text.prompts import DATASETS, check_at_least_one
 from simulator.ground.artefacts import UserError
@@ -17,6 +18,16 @@ from simulator.ground.pictures import check_format
 if TYPE_CHECKING:
     from acceptance.results.shards import Shard
 
+OF_SPEECH = ("task", "language", "speech_task")
+SPEECH_OPTIONS = stacked(
+    click.option("--language", help="With --task asr: what is spoken, as en or english, where a model knows several."),
+    click.option(
+        "--speech-task",
+        type=click.Choice(("transcribe", "translate")),
+        show_default="the model's own, else transcribe",
+        help="With --task asr: write down what is said, or what it means in English.",
+    ),
+)
 TEXT_OPTIONS = stacked(
     click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION; of a server, its model's name."),
     click.option("--draft", default=BUNDLED, help="Folder or hub id, with @REVISION; of a server, its model's name."),
@@ -32,6 +43,12 @@ TEXT_OPTIONS = stacked(
     ),
     click.option("--dataset", "old_dataset", hidden=True, help="Old name of --format, elsewhere of --prompts."),
     click.option("--column", show_default="the usual ones", help="Column or key of --prompts that holds the prompt."),
+    click.option(
+        "--task",
+        type=click.Choice((ASR,)),
+        help="asr: --prompts are a folder of sound, or a manifest that names it; both models are ones that hear.",
+    ),
+    SPEECH_OPTIONS,
     click.option("--turns", default="1", metavar="N|all", help="User turns of each conversation, at most."),
     click.option("--max-prompts", type=click.IntRange(1), help="Only the first so many.", show_default="all"),
     click.option("--use-chat-template", is_flag=True, help="Frame prompts with the tokenizer's chat template."),
@@ -128,6 +145,9 @@ class MeasureOptions:
     prompts: str
     dataset: str
     column: str | None
+    task: str | None
+    language: str | None
+    speech_task: str | None
     turns: str
     max_prompts: int | None
     use_chat_template: bool
@@ -174,10 +194,21 @@ class MeasureOptions:
         if (self.target_server is None) != (self.draft_server is None):
             missing = "--target-server" if self.target_server is None else "--draft-server"
             raise UserError(f"{missing}: is missing, expected both models on servers, or both here")
+        self.check_task()
         _ = self.rules, self.turn_count
         if not self.draft_cost >= 0:
             raise UserError(f"--draft-cost: {self.draft_cost} is not allowed, expected 0 to 1000")
         check_format(self.plot)
+
+    def check_task(self) -> None:
+        """Refuse what does not go with speech, or goes with it alone."""
+        if self.task == ASR and self.prompts == BUNDLED:
+            raise UserError(f"--task {ASR}: --prompts is not given, expected a folder or manifest of sound")
+        for name in OF_SPEECH[1:]:
+            if getattr(self, name) is not None and self.task != ASR:
+                raise UserError(f"--{name.replace('_', '-')}: is read by --task {ASR} alone, expected it beside")
+        if self.task == ASR and self.use_chat_template:
+            raise UserError(f"--use-chat-template: is for prompts of text, expected --task {ASR} without it")
 
     @property
     def draft_lengths(self) -> tuple[int, ...]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import MeasureOptions
+from .options import OF_SPEECH, MeasureOptions
 
 if TYPE_CHECKING:
     from acceptance.measure.loop_check import LoopCheck
@@ -48,6 +49,10 @@ def load_items(options: MeasureOptions) -> "Records[Prompt] | Records[Text]":
 
     if options.texts:
         return load_texts(options.texts, limit=options.max_prompts)
+    if options.task:
+        from acceptance.text.speech import load_speech
+
+        return load_speech(Path(options.prompts), options.dataset, column=options.column, limit=options.max_prompts)
     how: dict[str, Any] = {"column": options.column, "turns": options.turn_count, "limit": options.max_prompts}
     return given_prompts(options.prompts, options.dataset, **how)
 
@@ -56,4 +61,5 @@ def stated(options: MeasureOptions) -> dict[str, Any]:
     """Return what the options say of a measurement, as files have it."""
     parameters = {name: getattr(options, name) for name in PARAMETERS}
     parameters |= {"texts": str(options.texts) if options.texts else None}
-    return parameters | ({"shard": str(options.part)} if options.part else {})
+    of_speech = {name: getattr(options, name) for name in OF_SPEECH if options.task}
+    return parameters | of_speech | ({"shard": str(options.part)} if options.part else {})

@@ -189,7 +189,7 @@ def check_tree(option: str, model: Model) -> None:
 @torch.inference_mode()
 def tree_disagreement(model: Model) -> float:
     """Return how far reading a tree is from reading its branches: mean difference over the logits' spread."""
-    rng = np.random.default_rng(0)
+    model, rng = model.unbarred, np.random.default_rng(0)
     text = rng.integers(model.vocabulary, size=12).tolist()
     before, nodes, parents = text[:6], text[6:], np.array([-1, 0, 0, 1, 2, -1])
     encoded = encode(model, some_prompts(model, [text], rng))

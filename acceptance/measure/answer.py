@@ -53,8 +53,7 @@ def converse(pair: Pair, planned: Plan, batch: Sequence[tuple[int, Prompt]], set
         open_turns: dict[int, Written] = {}
         for row, (index, prompt) in enumerate(batch):
             if turn < len(prompt.turns) and len(answers[row]) == turn:
-                talk = prompt.turns[: turn + 1], answers[row]
-                before, of_draft = before_answer(pair, settings.framing, *talk)
+                before, of_draft = before_answer(pair, settings.framing, prompt, answers[row])
                 if not (unreadable(pair, (before, of_draft)) or overrun(pair, (before, of_draft), more)):
                     output = Output(prompt=index, turn=turn, before=before, tokens=[])
                     open_turns[row] = Written(output=output, before=of_draft)

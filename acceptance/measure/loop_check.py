@@ -105,7 +105,7 @@ def run(
     contexts: list[Sequence[int]] = []
     for first in range(0, len(items), settings.batch_size):
         batch = items[first : first + settings.batch_size]
-        contexts += [before_answer(pair, settings.framing, item.turns[:1], ())[0] for item in batch]
+        contexts += [before_answer(pair, settings.framing, item)[0] for item in batch]
         decoded += speculative.decode(
             pair.target,
             pair.draft,
@@ -220,7 +220,7 @@ def recheck(model: Model, finer: Callable[[], Model], tokens: Sequence[int], cho
     choices: the two tokens there. One alone says that the other output ended, which no rounding explains.
     """
     logits, finer_logits = (next_logits(m, tokens).cpu().double() for m in (model, finer()))
-    errors = logits - finer_logits
+    errors = (logits - finer_logits)[logits.isfinite()]  # all but tokens that may not be written
     deficit = finer_logits.max() - finer_logits[list(choices)].min()
     return Recheck(
         deficit=float(deficit) if len(choices) == 2 else float("inf"), spread=float(errors.max() - errors.min())

@@ -6,13 +6,14 @@ from typing import Any
 
 from acceptance.models.model import Pair, token_count
 from acceptance.models.rule import SamplingRule
-from acceptance.models.source import begun, is_empty, longer, read_tokens, source_tokens
+from acceptance.models.source import Begun, begun, is_empty, longer, read_tokens, source_tokens
 from acceptance.text.conversation import Framing, answer_text, end_token, tokens_before
 from acceptance.text.prompts import Prompt, sha256_of
+from acceptance.text.speech import Utterance
 from acceptance.text.texts import Text
 from acceptance.trace.trace import PromptInfo
 from simulator.ground.artefacts import UserError
-from simulator.ground.records import Skipped
+from simulator.ground.records import BadRecord, Skipped
 
 from .scoring import Output
 
@@ -85,8 +86,10 @@ def plan(pair: Pair, items: Sequence[Prompt | Text], settings: Settings) -> Plan
 
 def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
     """Say why an item cannot be measured; empty when it can."""
+    if isinstance(item, Utterance):
+        return unheard(pair, item) or overrun(pair, [pair.target.first] * 2, settings.max_new_tokens)
     if isinstance(item, Prompt):
-        before = before_answer(pair, settings.framing, item.turns[:1], ())
+        before = before_answer(pair, settings.framing, item)
         if any(map(is_empty, before)):
             return "no token in the prompt"
         return unreadable(pair, before) or overrun(pair, before, settings.max_new_tokens)
@@ -103,9 +106,23 @@ def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
     return unreadable(pair, before) or overrun(pair, before, len(written.output.tokens))
 
 
-def before_answer(pair: Pair, framing: Framing, turns: Sequence[str], answers: Sequence[str]) -> list[Sequence[int]]:
-    """Return what target and draft read ahead of the answer to the last turn; an encoder reads the conversation."""
+def before_answer(pair: Pair, framing: Framing, item: Prompt, answers: Sequence[str] = ()) -> list[Sequence[int]]:
+    """Return what target and draft read ahead of their next answer; an encoder reads the conversation, or hears it."""
+    if isinstance(item, Utterance):
+        return [Begun(pair.target.first, pair.ear.features(item.sound.samples(pair.ear.rate)))] * 2
+    turns = item.turns[: len(answers) + 1]
     return [begun(pair.target, tokens_before(t, framing, turns, answers)) for t in pair.tokenizers]
+
+
+def unheard(pair: Pair, item: Utterance) -> str:
+    """Say why a piece of sound cannot be heard to its end; empty when it can."""
+    if item.sound.seconds > pair.ear.seconds:
+        return f"{item.sound.seconds:.1f} s of sound, but the models hear {pair.ear.seconds:g} s"
+    try:
+        item.sound.samples(pair.ear.rate)
+    except BadRecord as error:
+        return str(error)
+    return ""
 
 
 def unreadable(pair: Pair, before: Sequence[Sequence[int]]) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .compat import encodes
+from .compat import encodes, feature_shape
 from .model import STAND_IN, Pair, token_count
 from .rule import SamplingRule
 
@@ -32,8 +32,9 @@ def settings_left_aside(module: Any, rule: SamplingRule) -> dict[str, Any]:
     samples = getattr(config, "do_sample", None) is not False
     measured = {"temperature": (rule.temperature,), "top_p": (rule.top_p,), "top_k": (rule.top_k,)}
     asked: dict[str, Any] = {}
-    # An encoder-decoder model's decoder begins with it.
-    done = ("forced_bos_token_id",) if encodes(module) else ()
+    # An encoder-decoder model's decoder begins with it; what a model that hears may not write, it does not.
+    done = ["forced_bos_token_id"] if encodes(module) else []
+    done += ["suppress_tokens", "begin_suppress_tokens"] if done and feature_shape(module) else []
     for name, same in (measured | NEUTRAL).items():
         value = getattr(config, name, None)
         if name in done or (name in measured and not samples):

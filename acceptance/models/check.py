@@ -27,7 +27,7 @@ def disagreement(model: Model, *, rolling_back: bool) -> float:
 
     rolling_back: read wrong tokens between the right ones and roll back behind them.
     """
-    rng = np.random.default_rng(0)
+    model, rng = model.unbarred, np.random.default_rng(0)
     rows = [rng.integers(model.vocabulary, size=n).tolist() for n in (9, 6)]
     encoded = encode(model, some_prompts(model, rows, rng))
     context = Context(model, 2, encoded=encoded)

@@ -117,7 +117,7 @@ class Context:
             places = None if mask is None else torch.from_numpy(positions).to(tokens.device)
             source = self.encoded.states, self.encoded.mask
             output = compat.decode_on(self.model.module, tokens, self.both, *source, mask=mask, positions=places)
-            return output.logits[:, -keep:, : self.model.vocabulary]
+            return self.barred(output.logits[:, -keep:, : self.model.vocabulary], positions[:, -keep:])
         more = {"output_hidden_states": True} if self.keep_hidden else {}
         output = compat.read_on(
             self.model.module,
@@ -132,6 +132,16 @@ class Context:
             last = output.hidden_states[-1]
             self.hidden = last if self.hidden is None else torch.cat((self.hidden, last), dim=1)
         return output.logits[:, -keep:, : self.model.vocabulary]
+
+    def barred(self, logits: torch.Tensor, positions: NDArray[np.int64]) -> torch.Tensor:
+        """Give no weight to what a model may not write, in place; positions: of the columns, [rows, columns]."""
+        model = self.model
+        if model.never:
+            logits[..., list(model.never)] = -torch.inf
+        if model.never_first and (begins := positions == len(model.first) - 1).any():
+            rows, columns = (torch.from_numpy(at)[:, None].to(logits.device) for at in np.nonzero(begins))
+            logits[rows, columns, torch.tensor(model.never_first, device=logits.device)] = -torch.inf
+        return logits
 
     @torch.inference_mode()
     def read_tree(self, tokens: torch.Tensor, parents: NDArray[np.int64]) -> torch.Tensor:

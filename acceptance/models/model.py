@@ -1,9 +1,11 @@
 """A language model, causal or with an encoder, and a pair of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+# A task by name: speech is written down.
+ASR = "asr"
 # What a model reads in place of a token that it has no row for.
 STAND_IN = 0
 # What configs call the longest context, the usual name first: GPT-2, MPT, Bloom and ChatGLM, CTRL, Whisper, RWKV.
@@ -19,14 +21,17 @@ class Model:
 
     vocabulary: logits that count: a target's rows, each padded beyond the tokenizer's tokens to a size of its own; of a
     draft those that its target has as well. first: tokens that the decoder of an encoder-decoder model begins with.
-    ends: tokens that end an output, as the model's own generation config says. graphs: whether single sequences are
-    read through CUDA graphs. own_stream: whether it works on a CUDA stream of its own when it drafts.
+    ends: tokens that end an output, as the model's own generation config says. never, never_first: tokens that one that
+    hears may not write, at all or first. graphs: whether single sequences are read through CUDA graphs. own_stream:
+    whether it works on a CUDA stream of its own when it drafts.
     """
 
     module: Any
     vocabulary: int
     ends: tuple[int, ...] = ()
     first: tuple[int, ...] = ()
+    never: tuple[int, ...] = ()
+    never_first: tuple[int, ...] = ()
     graphs: bool = False
     own_stream: bool = False
 
@@ -34,6 +39,11 @@ class Model:
     def encodes(self) -> bool:
         """Whether an encoder reads what its decoder answers."""
         return bool(getattr(self.module.config, "is_encoder_decoder", False))
+
+    @property
+    def unbarred(self) -> "Model":
+        """The same, which may write every token: what it computes is compared with what its module does."""
+        return replace(self, never=(), never_first=())
 
     @property
     def context_length(self) -> int:
@@ -50,7 +60,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A target and its draft, and their tokenizers: one, unless the draft has another."""
+    """A target and its draft, and their tokenizers: one, unless the draft has another.
+
+    ear: what makes features of sound, of a pair that hears; see `sound.Ear`.
+    """
 
     target: Model
     draft: Model
@@ -58,6 +71,7 @@ class Pair:
     draft_tokenizer: Any
     device: str
     dtype: str
+    ear: Any = None
 
     @property
     def tokenizers(self) -> tuple[Any, Any]:

@@ -157,12 +157,6 @@ def check_kinds(target: Model, draft: Model, names: tuple[str, str]) -> None:
         )
 
 
-def check_reads_text(target: Model, name: str) -> None:
-    """Refuse a target whose encoder reads sound where there are texts alone."""
-    if target.encodes and compat.feature_shape(target.module):
-        raise UserError(f"--target {name}: its encoder reads sound, expected a model that reads the text of prompts")
-
-
 def encoder_of(pair: Pair) -> dict[str, Any]:
     """Return what decides the numbers of a pair with encoders: how decoders begin, whether both read by one encoder."""
     if not pair.target.encodes:

@@ -26,8 +26,9 @@ ROUND_FIELDS = (*COUNTED, "cut_by")
 VERDICTS = ("rounding", "bug", "unchecked")
 # Scores of a text beside a reference; fields that hold them are there where a task has references.
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-TEXT_SCORES = ROUGE
-OPTIONAL = ("text_scores",)
+WORD_ERRORS = "wer"
+TEXT_SCORES = (*ROUGE, WORD_ERRORS)
+OPTIONAL = ("text_scores", "sound_s")
 
 
 def resume_key(method: str, prompt: int, run: int) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from simulator.ground.command import table
 
-from .records import ROUGE
+from .records import ROUGE, TEXT_SCORES, WORD_ERRORS
 from .settings import BASELINE
 
 Summary = Mapping[str, Any]
@@ -108,24 +108,38 @@ def quality_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
 def score_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     """Return headings and rows of what texts are worth beside references; nothing where there are none."""
     scored = [s for s in by_speed(summaries) if s.get("text_scores")]
-    names = [name for name in ROUGE if any(name in s["text_scores"] for s in scored)]
+    names = [name for name in TEXT_SCORES if any(name in s["text_scores"] for s in scored)]
+    compared = "rougeL" if "rougeL" in names else WORD_ERRORS
     rows = []
     for s in scored:
-        difference = "" if s["algorithm"] == BASELINE else delta_text(s["text_scores_delta"]["rougeL"], 1, 100)
-        rows.append((s["method"], *(number(100 * s["text_scores"][n]["value"], ".1f") for n in names), difference))
-    heads = [name.replace("rouge", "ROUGE-") for name in names]
-    return [("beside references", *heads, "ROUGE-L less plain decoding's"), *rows] if scored else []
+        difference = "" if s["algorithm"] == BASELINE else delta_text(s["text_scores_delta"][compared], 1, 100)
+        rows.append((s["method"], *(score_text(s["text_scores"][n], n) for n in names), difference))
+    heads = {name: "word error rate" if name == WORD_ERRORS else name.replace("rouge", "ROUGE-") for name in names}
+    return [("beside references", *heads.values(), f"{heads[compared]} less plain decoding's"), *rows] if scored else []
+
+
+def score_text(score: Mapping[str, Any], name: str) -> str:
+    """Write a score in hundredths; of speech with its interval."""
+    text = number(100 * score["value"], ".1f")
+    if name != WORD_ERRORS:
+        return text
+    ends = score["ci95"]
+    return f"{text} %" + (f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else "")
 
 
 def source_rows(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     """Return headings and rows of what comes before the rounds where an encoder reads the source; nothing elsewhere."""
     if "encoder" not in parameters:
         return []
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for s in by_speed(summaries):
         first_s = s["ttft_s_median"]
         rows.append((s["method"], number(s["prefill_ms"]), number(first_s and 1e3 * first_s)))
-    return [("before the rounds", "encoder and prompt ms", "first token ms"), *rows]
+    heard = any(s.get("sound_per_s") for s in summaries)
+    if heard:
+        rates = (s.get("sound_per_s") for s in by_speed(summaries))
+        rows = [(*row, f"{rate['value']:.1f}x" if rate else "-") for row, rate in zip(rows, rates, strict=True)]
+    return [("before the rounds", "encoder and prompt ms", "first token ms", *(["real time"] if heard else [])), *rows]
 
 
 def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
@@ -222,7 +236,14 @@ def meanings(summaries: Sequence[Summary]) -> list[str]:
             "next token: on the prefix that output and true text have in common and one token on, share that is right, "
             "less plain decoding's"
         )
-    if any(s.get("text_scores") for s in summaries):
+    if any(s.get("sound_per_s") for s in summaries):
+        lines.append("real time: seconds of sound a second of decoding, from its features to the last token")
+    if any(WORD_ERRORS in (s.get("text_scores") or {}) for s in summaries):
+        lines.append(
+            "word error rate: words put in, left out or changed over words said, of all utterances; its difference in "
+            "pairs, utterance by utterance: none of exact methods where they are greedy"
+        )
+    if any(ROUGE[0] in (s.get("text_scores") or {}) for s in summaries):
         lines.append(
             "ROUGE: F1 x 100 of stemmed words, mean over outputs; its difference in pairs, prompt by prompt: none of "
             "exact methods where they are greedy, whose outputs are plain decoding's own"

@@ -43,6 +43,7 @@ SUMS: dict[str, Callable[..., Any]] = {
     "tree_rounds": lambda r: len(r["rounds"]["drafted"]) if r["tree"] else 0,
     **{name: lambda r, n=name: r["judge"][n] if r["judge"] else 0 for name in ("judged", "kept", "fallbacks")},
     "judge_drafted": lambda r: sum(r["rounds"]["drafted"]) if r["judge"] else 0,
+    "sound_s": lambda r: r.get("sound_s") or 0,
     "seen": lambda r: r["generated_tokens"] if r["quality"] else 0,
     **{name: lambda r, n=name: r["quality"][n] * r["generated_tokens"] if r["quality"] else 0 for name in QUALITY},
     **{name: lambda r, n=name: r["exact_match"][n] if r["exact_match"] else 0 for name in ("matched", "trials")},
@@ -83,7 +84,8 @@ def summary_of(rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, A
     head |= {"prompts": len({r["prompt_index"] for r in ok})}
     units, plain_units = units_of(ok), units_of([r for r in plain if r["status"] == "ok"])
     summary = head | alone(ok, units, seed) | against(units, plain_units, seed)
-    return summary | text_scores(units, plain_units, seed)
+    heard = quotient(("sound_s", "total_s"), by_unit(units, units), seed)
+    return summary | text_scores(units, plain_units, seed) | ({"sound_per_s": heard} if heard else {})
 
 
 def units_of(records: Sequence[Mapping[str, Any]]) -> dict[Unit, Floats]:

@@ -118,7 +118,9 @@ def test_pairs_and_options_that_are_not_for_models_with_an_encoder_are_refused(
     sound = folders["whisper"]
     for command in ("bench-decode", "measure-acceptance"):
         told = command, "--prompts", prompts, "--device", "cpu", "--target", sound, "--draft", sound
-        user_error(run(*told), f"--target {sound}: its encoder reads sound, expected a model that reads the text")
+        user_error(run(*told), f"--target {sound}: its encoder reads sound, expected --task asr beside it")
+    told = "--prompts", prompts, "--device", "cpu", *t5, *draft, "--task", "asr"
+    user_error(run("bench-decode", *told), f"{prompts}: holds nothing to read (line 1: no")
     lone = tmp_path / "lone"
     mixed = save_seq2seq(lone, "t5", 4, ["<eos>", *(f"w{i}" for i in range(40))])
     user_error(run(*bench, "--target", mixed, "--draft", random_pair[1]), "a decoder alone, but --target", "of text")

@@ -109,7 +109,7 @@ def test_a_run_tells_rouge_beside_speed_and_exact_methods_differ_by_nothing(
     # Another template is another run.
     user_error(run("bench-decode", *words, "{text}", *named, "--method", "ngram,topk"), "template is")
     user_error(run("bench-decode", *words, "{text}"), "--task summarize: --prompts is not given")
-    user_error(run("bench-decode", "--template", "{text}"), "--template: is for texts with references", "--task")
+    user_error(run("bench-decode", "--template", "{text}"), "--template: is read by --task summarize alone")
 
 
 def test_a_missing_library_is_named_before_models_are_loaded(

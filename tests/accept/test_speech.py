@@ -1,0 +1,212 @@
+"""Whisper: files of sound in, `generate`'s own text out, by plain decoding, by drafts and in traces; word errors."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+pytest.importorskip("jiwer")
+
+from acceptance.bench.scores import normaliser, word_errors
+from acceptance.decoders import baseline
+from acceptance.decoders.decoder import run as decode
+from acceptance.decoders.method import Models, Options
+from acceptance.decoders.methods import METHODS
+from acceptance.models import compat
+from acceptance.models.laws import streams
+from acceptance.models.load import load_pair
+from acceptance.models.model import Pair
+from acceptance.models.sound import hearing
+from acceptance.models.source import Begun
+from acceptance.results.journal import read_records
+from acceptance.results.records import RECORD
+from acceptance.results.summary import summarise
+from acceptance.results.validate import problems
+from acceptance.text.speech import load_speech
+from acceptance.trace.trace import load_trace
+from simulator.ground.artefacts import UserError
+from tests.conftest import Run
+
+from .oracles import FREE, GREEDY, check_loop_and_trace, task_of
+from .speech_files import EN, ENGLISH, NO_TIMES, SETTINGS, START, TRANSCRIBE, TRANSLATE, save_hearing, save_librispeech
+
+BUDGET = 10
+SAID = ["w3 w1", "w5 W6, w7", "", "w8 w8 w1 w0"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("speech")
+    made = {"target": save_hearing(root / "target", 3), "draft": save_hearing(root / "draft", 4)}
+    return made | {"english": save_hearing(root / "english", 5, ENGLISH), "speech": save_librispeech(root / "s", SAID)}
+
+
+@pytest.fixture(scope="module")
+def pair(folders: dict[str, Path]) -> Pair:
+    loaded = load_pair(str(folders["target"]), str(folders["draft"]), device="cpu", dtype="float32")
+    return hearing(loaded, str(folders["target"]), "en", None)
+
+
+@pytest.fixture(scope="module")
+def prompts(folders: dict[str, Path], pair: Pair) -> list[Begun]:
+    found = load_speech(folders["speech"]).rows
+    return [Begun(pair.target.first, pair.ear.features(u.sound.samples(pair.ear.rate))) for u in found]
+
+
+def written(pair: Pair, prompt: Begun, **how: Any) -> list[int]:
+    """What Whisper's own `generate` writes, which begins and bars tokens by its generation config; without the end."""
+    return pair.target.module.generate(prompt.source[None], max_new_tokens=BUDGET, **how)[0].tolist()
+
+
+def without_end(tokens: list[int]) -> list[int]:
+    return tokens[:-1] if tokens[-1] == 2 else tokens
+
+
+def test_all_that_writes_greedily_writes_what_generate_does(pair: Pair, prompts: list[Begun]) -> None:
+    expected = [written(pair, p, language="en") for p in prompts]
+    rngs = streams(0, range(len(prompts)))
+    plain = baseline.decode(pair.target, prompts, rule=GREEDY, max_new_tokens=BUDGET, rngs=rngs)
+    assert [without_end(tokens) for tokens in plain] == expected
+    assert len({tuple(text) for text in expected}) > 2, "the sound changes the text"
+    check_loop_and_trace(pair.target, pair.draft, prompts, plain)
+    models, options = Models(target=pair.target, draft=pair.draft), Options(draft_rule=GREEDY)
+    for name in ("speculative", "ngram", "specexec"):
+        begin = METHODS[name].begin(models, options)
+        batches = [prompts] if METHODS[name].batched else [[p] for p in prompts]
+        decoded = [d.tokens for batch in batches for d in decode(begin(batch, task_of(range(len(batch)), BUDGET)))]
+        assert decoded == plain, name
+    # What is barred changes texts: without it they are others.
+    free = baseline.decode(pair.target.unbarred, prompts, rule=GREEDY, max_new_tokens=BUDGET, rngs=rngs)
+    assert free != plain
+
+
+def test_neither_model_gives_weight_to_what_is_barred(pair: Pair, prompts: list[Begun]) -> None:
+    told = []
+    for seed in range(9):
+        rngs = streams(seed, range(len(prompts)))
+        told += baseline.decode(pair.target, prompts, rule=FREE, max_new_tokens=BUDGET, rngs=rngs)
+    barred, first = set(SETTINGS["suppress_tokens"]), set(SETTINGS["begin_suppress_tokens"])
+    assert {t for text in told for t in text}.isdisjoint(barred)
+    assert {text[0] for text in told}.isdisjoint(first)
+    assert {t for text in told for t in text[1:]} > first, "later they may be written"
+    begin = METHODS["speculative"].begin(Models(target=pair.target, draft=pair.draft), Options(draft_rule=FREE, k=4))
+    proposed = [begin(prompts, task_of(range(len(prompts)), BUDGET, FREE, seed)).propose().tokens for seed in range(9)]
+    drafted = torch.cat([torch.as_tensor(p) for p in proposed])
+    assert set(drafted.flatten().tolist()).isdisjoint(barred)
+    assert set(drafted[:, 0].tolist()).isdisjoint(first)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told", "first"),
+    [
+        ({}, ("de", None), (START, EN + 1, TRANSCRIBE, NO_TIMES)),
+        ({}, ("English", "translate"), (START, EN, TRANSLATE, NO_TIMES)),
+        ({"language": "german", "task": "translate"}, (None, None), (START, EN + 1, TRANSLATE, NO_TIMES)),
+        ({"forced_decoder_ids": [[1, EN], [2, TRANSCRIBE]]}, (None, None), (START, EN, TRANSCRIBE, NO_TIMES)),
+    ],
+)
+def test_a_decoder_begins_as_generate_has_it_begin(
+    settings: dict[str, Any], told: tuple[str | None, str | None], first: tuple[int, ...], folders: dict[str, Path]
+) -> None:
+    place = str(folders["target"])
+    loaded = load_pair(place, place, device="cpu", dtype="float32")
+    module, begun = loaded.target.module, []
+    for name, value in settings.items():
+        setattr(module.generation_config, name, value)
+    target = replace(loaded.target, first=compat.first_tokens_of(module))
+    found = hearing(replace(loaded, target=target), place, *told)
+    assert found.target.first == first
+    hook = module.get_decoder().register_forward_pre_hook(
+        lambda _, args, given: begun.append(given["input_ids"][0].tolist()), with_kwargs=True
+    )
+    features = found.ear.features(np.zeros(4000, np.float32))
+    module.generate(features[None], language=told[0], task=told[1], max_new_tokens=2)
+    hook.remove()
+    assert begun[0] == list(first)
+
+
+def test_an_english_model_is_told_nothing(folders: dict[str, Path]) -> None:
+    place = str(folders["english"])
+    loaded = load_pair(place, place, device="cpu", dtype="float32")
+    found = hearing(loaded, place, None, None)
+    assert (found.target.first, found.ear.language) == ((START, NO_TIMES), "en")
+    with pytest.raises(UserError, match=r"--language: --target .* knows one language"):
+        hearing(loaded, place, "en", None)
+
+
+def test_word_errors_are_those_of_their_definition() -> None:
+    references = ["the cat sat down", "Mr. Jones, it's", None, " . "]
+    texts = ["a cat sat sat down", "mister jones it is", "any", "any"]
+    score = word_errors(references, lambda prompt, _: texts[prompt], normaliser(None, "en")[1])
+    assert score(0, [1]) == {"wer": {"sum": 2, "of": 4}}
+    assert score(1, [1]) == {"wer": {"sum": 0, "of": 4}}
+    assert score(2, [1]) == score(3, [1]) == {}
+    assert normaliser(None, "ja")[1]("ab c") == "a b c"
+    assert normaliser(None, "de")[1]("Grüß Gott!").strip() == "grüß gott"
+
+
+def test_a_run_tells_word_errors_beside_speed(
+    run: Run, user_error: Callable[..., None], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    words = (
+        "--target",
+        folders["target"],
+        "--draft",
+        folders["draft"],
+        "--device",
+        "cpu",
+        "--prompts",
+        folders["speech"],
+    )
+    words += "--max-new-tokens", BUDGET, "--task", "asr"
+    done = run("bench-decode", *words, "--language", "en", "--method", "speculative,topk", "--batch-size", 2)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.partition("beside references")[2].partition("\n\n")[0]
+    rows = {line.split()[0]: line for line in shown.splitlines()[1:]}
+    assert rows["speculative"].endswith("no difference")
+    assert re.search(r"[+-]\d+\.\d", rows["topk"].partition("%")[2])
+    assert "real time" in done.stdout
+    assert problems(tmp_path / "decode.jsonl", strict=True) == []
+    records = [r for r in read_records(tmp_path / "decode.jsonl")[0] if r["kind"] == RECORD]
+    assert all(r["identical_to_baseline"] for r in records if r["method"] == "speculative")
+    plain = [r for r in records if r["method"] == "baseline"]
+    assert ["text_scores" in r for r in plain] == [True, True, False, True], "nobody speaks in the third"
+    parts = [r["text_scores"]["wer"] for r in plain if "text_scores" in r]
+    assert sum(p["of"] for p in parts) == 2 * (2 + 3 + 4), "to the normaliser w3 is two words"
+    summary = next(s for s in summarise(records, 0) if s["method"] == "baseline")
+    assert summary["text_scores"]["wer"]["value"] == pytest.approx(sum(p["sum"] for p in parts) / 18)
+    assert [round(r["sound_s"], 2) for r in plain] == [0.3, 0.45, 0.6, 0.75]
+    user_error(run("bench-decode", *words), "--language: --target", "knows 2 and is not told which, expected en, de")
+    user_error(run("bench-decode", *words, "--language", "fr"), "does not know 'fr', expected one of en, de")
+
+
+def test_a_trace_holds_what_generate_writes_and_the_loop_agrees(
+    run: Run, folders: dict[str, Path], pair: Pair, prompts: list[Begun], tmp_path: Path
+) -> None:
+    words = (
+        "--target",
+        folders["target"],
+        "--draft",
+        folders["draft"],
+        "--device",
+        "cpu",
+        "--prompts",
+        folders["speech"],
+    )
+    words += "--max-new-tokens", BUDGET, "--task", "asr", "--language", "en", "--check-loop", 4, "--json"
+    done = run("measure-acceptance", *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["loop_check"]["identical"] == 4
+    trace, parameters = load_trace(tmp_path / "trace.json")
+    texts = [without_end(trace.token[trace.prompt == i].tolist()) for i in range(4)]
+    assert texts == [written(pair, p, language="en") for p in prompts]
+    assert (parameters["task"], parameters["encoder"]["decoder_begins_with"]) == ("asr", list(pair.target.first))
+    assert [p.source for p in trace.prompts] == [f"84-121123-000{i}" for i in range(4)]
