@@ -38,8 +38,8 @@ def headline(found: Sequence[Chosen], most: float = LITTLE) -> str:
     good = [sum(is_good(c.decision, c.alone, most) for c in of) for of in (found, unseen)]
     return (
         f"advise takes a way within {most:.0%} of the best that was measured in {good[0]} of {len(found)} decisions, "
-        f"in {good[1]} of the {len(unseen)} that nothing was mended by ({WANTED:.0%} wanted); told what the source "
-        f"says is accepted, in {sum(is_good(c.decision, c.told, most) for c in told)} of {len(told)}."
+        f"in {good[1]} of the {len(unseen)} whose results changed nothing in advise ({WANTED:.0%} wanted); told what "
+        f"the source says is accepted, in {sum(is_good(c.decision, c.told, most) for c in told)} of {len(told)}."
     )
 
 

@@ -76,7 +76,7 @@ def test_what_was_looked_at_counts_for_nothing(tmp_path) -> None:
     taken = [Chosen(good, ("eagle3", 4), PLAIN), Chosen(bad, PLAIN, PLAIN)]
     assert holds(taken)
     assert not holds([taken[0]._replace(alone=PLAIN)])
-    assert "in 1 of the 1 that nothing was mended by" in " ".join(decisions_text(taken).split())
+    assert "in 1 of the 1 whose results changed nothing in advise" in " ".join(decisions_text(taken).split())
 
 
 @pytest.mark.parametrize(
