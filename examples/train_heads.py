@@ -6,32 +6,28 @@ default they are trained for the bundled target, on the files that it learned fr
     python examples/train_heads.py --out acceptance/tiny_pair/heads            # two cores, about 25 minutes
     python examples/train_heads.py --target FOLDER --text FOLDER --out heads --device cuda
 
-Text is cut into the target's own tokens; of `--text` every UTF-8 file counts. A file is held out when the SHA-256 of
-its path is divisible by 16. A kind whose folder already holds weights is skipped. What the heads accept is measured by
+    python examples/train_heads.py --target FOLDER --text answers.jsonl --kind eagle --draft-vocabulary 8192 \
+        --minutes 60 --out heads
+
+Text is cut into the target's own tokens; of a folder every UTF-8 file counts. Best is what the target wrote itself, see
+own_answers.py. A file is held out when the SHA-256 of its path is divisible by 16, an answer by its prompt's. A kind
+whose folder already holds weights is skipped; one that was interrupted goes on. What the heads accept is measured by
 `bench-decode`.
 """
 
 import hashlib
 import json
-import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import heads_text
 import numpy as np
 import torch
 import torch.nn.functional as F
-from train_tiny_pair import (
-    Recipe,
-    count_parameters,
-    describe_data,
-    encode,
-    is_held_out,
-    read_sources,
-    read_texts,
-    train,
-)
+from heads_text import Learned, Window
+from training import Recipe, count_parameters, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import acceptance
@@ -47,13 +43,18 @@ STEPS_FED_BACK = 3
 MEASURED_DEPTH = 4
 TREE_NODES, TREE_RANKS = 64, 10
 MEASURED_WINDOWS = 256
+# Positions at a time of which the target's whole laws are looked at.
+FEW = 128
+# The target's features that are kept of what it wrote itself, in bfloat16: 10 million tokens' where they are 512 long.
+KEPT_BYTES = 10 << 30
+CHECKPOINT = "checkpoint.pt"
 
-Loss = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.nn.Module, Window], torch.Tensor]
 
 
-def load_target(folder: Path, device: str) -> Model:
-    """Load a target in fp32, frozen."""
-    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval().requires_grad_(False)
+def load_target(folder: Path, device: str, dtype: torch.dtype = torch.float32) -> Model:
+    """Load a target, frozen."""
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval().requires_grad_(False)
     return Model(module=module, vocabulary=vocabulary_of(module), ends=tuple(end_tokens(module)))
 
 
@@ -65,43 +66,44 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-@torch.no_grad()
-def read(target: Model, window: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the target's hidden states and its laws of the next token at every position of a window."""
-    hidden = target.module(window, output_hidden_states=True, use_cache=False, logits_to_keep=1).hidden_states[-1]
-    return hidden, heads.token_logits(target, hidden).float().softmax(-1)
+def cross_entropy(logits: torch.Tensor, laws: torch.Tensor) -> torch.Tensor:
+    """Of the target's laws and a head's, [positions, tokens that it says]; nats."""
+    return F.cross_entropy(logits.float(), laws)
 
 
-def cross_entropy(target: Model, features: torch.Tensor, laws: torch.Tensor) -> torch.Tensor:
-    """Of the target's laws, read from features in place of its own; nats."""
-    return F.cross_entropy(heads.token_logits(target, features).float().flatten(0, 1), laws.flatten(0, 1))
+def law_of(voice: heads.Voice, hidden: torch.Tensor) -> torch.Tensor:
+    """Return the target's laws of the next token among those that a head says, from its hidden states, [..., d]."""
+    with torch.no_grad():
+        return voice.logits(hidden).float().softmax(-1)
 
 
-def medusa_loss(target: Model) -> Loss:
+def medusa_loss(reading: heads_text.Reading, voice: heads.Voice) -> Loss:
     """Head i at t learns the target's law at t + i; nearer heads count more (Medusa §2.2: 0.8^i)."""
 
-    def loss(medusa: torch.nn.Module, window: torch.Tensor) -> torch.Tensor:
-        hidden, laws = read(target, window)
-        found = medusa(hidden, len(medusa.heads))
-        parts = [
-            0.8**i * cross_entropy(target, found[:, :-i, i - 1], laws[:, i:]) for i in range(1, found.shape[2] + 1)
-        ]
-        return sum(parts)
+    def loss(medusa: torch.nn.Module, window: Window) -> torch.Tensor:
+        hidden = reading(window)
+        found, total = medusa(hidden, len(medusa.heads)), torch.zeros((), device=hidden.device)
+        for i in range(1, found.shape[2] + 1):
+            counts = window.counts[:, i:]
+            laws = law_of(voice, hidden[:, i:][counts])
+            total = total + 0.8**i * cross_entropy(voice.logits(found[:, :-i, i - 1][counts]), laws)
+        return total
 
     return loss
 
 
-def eagle_loss(target: Model) -> Loss:
-    """At every step the head learns the target's next feature and law."""
+def eagle_loss(reading: heads_text.Reading, voice: heads.Voice) -> Loss:
+    """At every step the head learns the target's next feature, as a share of their spread, and its law."""
 
-    def loss(eagle: torch.nn.Module, window: torch.Tensor) -> torch.Tensor:
-        hidden, laws = read(target, window)
-        noise = (torch.rand_like(hidden) * 2 - 1) * FEATURE_NOISE * hidden.std()
-        total = torch.zeros((), device=window.device)
-        for step, features in enumerate(unroll(eagle, target, window, hidden + noise, STEPS_FED_BACK)):
-            right, law = hidden[:, 1 + step :], laws[:, 1 + step :]
-            near = F.smooth_l1_loss(features[:, step:].float(), right.float())
-            total = total + FEATURE_WEIGHT * near + cross_entropy(target, features[:, step:], law)
+    def loss(eagle: torch.nn.Module, window: Window) -> torch.Tensor:
+        hidden = reading(window)
+        spread, total = hidden[window.counts].std(), torch.zeros((), device=hidden.device)
+        noise = (torch.rand_like(hidden) * 2 - 1) * FEATURE_NOISE * spread
+        for step, features in enumerate(unroll(eagle, reading.target, window.tokens, hidden + noise, STEPS_FED_BACK)):
+            counts = window.counts[:, 1 + step :]
+            said, right = features[:, step:][counts], hidden[:, 1 + step :][counts]
+            near = F.smooth_l1_loss(said.float() / spread, right.float() / spread)
+            total = total + FEATURE_WEIGHT * near + cross_entropy(voice.logits(said), law_of(voice, right))
         return total / STEPS_FED_BACK
 
     return loss
@@ -150,60 +152,42 @@ def attend_steps(queries: torch.Tensor, seen: list[tuple[torch.Tensor, torch.Ten
     return found
 
 
-def windows_of(stream: torch.Tensor, recipe: Recipe, most: int) -> Iterator[torch.Tensor]:
-    """Yield batches of neighbouring windows from all over a stream, at most so many windows."""
-    usable = stream[: len(stream) // recipe.seq_len * recipe.seq_len].view(-1, recipe.seq_len)
-    chosen = np.unique(np.linspace(0, len(usable) - 1, most).astype(int))
-    yield from usable[torch.from_numpy(chosen)].to(recipe.device).split(recipe.batch_size)
+def first_choices(target: Model, hidden: torch.Tensor) -> torch.Tensor:
+    """Return the target's first choices behind hidden states, [positions, d]; of few at a time, as tokens are many."""
+    return torch.cat([heads.token_logits(target, part).argmax(-1) for part in hidden.split(FEW)])
 
 
 @torch.inference_mode()
-def medusa_hits(medusa: torch.nn.Module, target: Model, windows: Iterator[torch.Tensor]) -> np.ndarray:
+def medusa_hits(medusa: torch.nn.Module, reading: heads_text.Reading, windows: Iterator[Window]) -> np.ndarray:
     """Return how often the target's first choice is a head's r-th, [heads, ranks]."""
-    count = len(medusa.heads)
-    ranks = min(TREE_RANKS, target.vocabulary)
+    voice, count = heads.Voice(reading.target, medusa), len(medusa.heads)
+    ranks = min(TREE_RANKS, voice.size)
     hits, seen = torch.zeros(count, ranks), 0
     for window in windows:
-        hidden, laws = read(target, window)
-        ranked = heads.token_logits(target, medusa(hidden, count)).topk(ranks).indices
-        first = laws.argmax(-1)
-        n = window.shape[1] - count
+        hidden, counts = reading(window), window.counts[:, count:]
+        ranked = voice.said(voice.logits(medusa(hidden, count)).topk(ranks).indices)
+        n = counts.shape[1]
         for i in range(count):
-            hits[i] += (ranked[:, :n, i] == first[:, i + 1 : i + 1 + n, None]).sum((0, 1)).cpu()
-        seen += n * len(window)
+            first = first_choices(reading.target, hidden[:, i + 1 : i + 1 + n][counts])
+            hits[i] += (ranked[:, :n, i][counts] == first[:, None]).sum(0).cpu()
+        seen += int(counts.sum())
     return (hits / seen).numpy()
 
 
 @torch.inference_mode()
-def eagle_hits(eagle: torch.nn.Module, target: Model, windows: Iterator[torch.Tensor]) -> np.ndarray:
+def eagle_hits(eagle: torch.nn.Module, reading: heads_text.Reading, windows: Iterator[Window]) -> np.ndarray:
     """Return how often the head's first choice after 1, 2, ... steps is the target's, the text between being given."""
-    hits, seen = torch.zeros(MEASURED_DEPTH), 0
+    voice, hits, seen = heads.Voice(reading.target, eagle), torch.zeros(MEASURED_DEPTH), 0
     for window in windows:
-        hidden, laws = read(target, window)
-        first = laws.argmax(-1)
-        n = window.shape[1] - MEASURED_DEPTH
-        for step, features in enumerate(unroll(eagle, target, window, hidden, MEASURED_DEPTH)):
-            found = heads.token_logits(target, features[:, -n:]).argmax(-1)
-            hits[step] += (found == first[:, -n:]).sum().cpu()
-        seen += n * len(window)
+        hidden, counts = reading(window), window.counts[:, MEASURED_DEPTH:]
+        if not counts.any():
+            continue
+        n = counts.shape[1]
+        first = first_choices(reading.target, hidden[:, -n:][counts])
+        for step, features in enumerate(unroll(eagle, reading.target, window.tokens, hidden, MEASURED_DEPTH)):
+            hits[step] += (voice.said(voice.logits(features[:, -n:][counts]).argmax(-1)) == first).sum().cpu()
+        seen += int(counts.sum())
     return (hits / seen).numpy()
-
-
-def read_streams(text: Path | None, tokenizer, seq_len: int) -> tuple[torch.Tensor, torch.Tensor, dict]:
-    """Return the tokens to learn from and those held out, and what they are."""
-    sources = read_texts(text) if text else read_sources(Path(sysconfig.get_path("stdlib")))
-    held_out = {p: t for p, t in sources.items() if is_held_out(p)}
-    learned = [t for p, t in sources.items() if p not in held_out]
-    if not learned or not held_out:
-        raise click.ClickException(f"--text {text}: {len(sources)} files are too few, some have to be held out")
-    streams = encode(tokenizer, learned), encode(tokenizer, list(held_out.values()))
-    if min(map(len, streams)) < seq_len + 2:
-        least = min(map(len, streams))
-        raise click.ClickException(f"--text {text}: {least} tokens are too few, expected more than --seq-len {seq_len}")
-    data = describe_data(sources, held_out) | {"tokens_train": len(streams[0]), "tokens_held_out": len(streams[1])}
-    if text:
-        data |= {"corpus": text.name, "left_out": []}
-    return *streams, data
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -213,14 +197,18 @@ def read_streams(text: Path | None, tokenizer, seq_len: int) -> tuple[torch.Tens
 )
 @click.option(
     "--text",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of texts; the standard library's sources if not given.",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of texts, or JSONL that own_answers.py wrote; the standard library's sources if not given.",
 )
 @click.option("--kind", type=click.Choice(["medusa", "eagle"]), multiple=True, default=["medusa", "eagle"])
 @click.option("--steps", default=700, help="Training steps of each kind.")
+@click.option("--minutes", type=float, help="Train each kind so long, in place of --steps.")
 @click.option("--batch-size", default=8, help="Sequences a step.")
 @click.option("--seq-len", default=512, help="Tokens a sequence.")
 @click.option("--learning-rate", default=4e-3, help="Peak rate of both optimisers.")
+@click.option(
+    "--draft-vocabulary", type=int, help="Say only so many tokens, the target's most frequent.  [default: (all)]"
+)
 @click.option("--medusa-heads", default=4, help="Tokens that Medusa drafts at most.")
 @click.option("--medusa-blocks", default=2, help="Residual blocks of a Medusa head.")
 @click.option("--device", default="cpu", help="torch device, such as cpu or cuda:0.")
@@ -229,33 +217,62 @@ def main(out: Path, target: Path, text: Path | None, kind: tuple[str, ...], **op
     """Train heads for a target and write them to --out/medusa and --out/eagle."""
     # Under autocast a norm's weight keeps its precision, as it should.
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
-    fields = ("steps", "batch_size", "seq_len", "learning_rate", "device", "seed")
+    fields = ("steps", "batch_size", "seq_len", "learning_rate", "device", "seed", "minutes")
     recipe = Recipe(**{name: options[name] for name in fields}, compile=False)
     tokenizer, model = AutoTokenizer.from_pretrained(target), load_target(target, recipe.device)
-    stream, held_out, data = read_streams(text, tokenizer, recipe.seq_len)
+    data = heads_text.read(text, tokenizer, recipe.seq_len)
     for name in kind:
         folder = out / name
-        if not (folder / heads.CONFIG).exists():
-            torch.manual_seed(recipe.seed)
-            shape = shape_of(name, model, options)
-            module = heads.KINDS[name](hidden_size=heads.hidden_size_of(model), **shape)
-            click.echo(f"{name}: {count_parameters(module):,} parameters", err=True)
-            record = train(module, LOSSES[name](model), stream, recipe)
-            record |= {"data": data, "torch": torch.__version__}
-            more, by_depth = measure(name, module.eval(), model, stream, held_out, recipe)
-            record |= {"parameters": count_parameters(module), "held_out_accuracy_by_depth": by_depth}
-            of_target = {"target": model, "weights_sha256": weights_sha256(target)}
-            heads.save(folder, name, module, shape=shape, more=more, training=record, **of_target)
+        if not (folder / heads.CONFIG).exists() or (folder / CHECKPOINT).exists():
+            train_kind(name, folder, model, weights_sha256(target), data, recipe, options)
         record = json.loads((folder / heads.TRAINING).read_text())
         depths = "  ".join(f"{i}: {hits:.3f}" for i, hits in enumerate(record["held_out_accuracy_by_depth"], 1))
         size = f"{record['parameters']:>12,} parameters {record['training_s']:>8.0f} s"
         click.echo(f"{name:8}{size}  held-out accuracy by depth  {depths}")
 
 
+def train_kind(
+    kind: str, folder: Path, target: Model, sha256: str, data: Learned, recipe: Recipe, options: dict
+) -> None:
+    """Train one kind and write it; on the way too, so that it can be tried and an interrupted run goes on."""
+    torch.manual_seed(recipe.seed)
+    shape = shape_of(kind, target, options)
+    module = heads.KINDS[kind](hidden_size=heads.hidden_size_of(target), **shape).to(recipe.device)
+    reading, about = heads_text.Reading(target, KEPT_BYTES), {"data": data.about, "torch": torch.__version__}
+    if module.d2t is not None:
+        tokens = data.common_tokens(len(module.d2t), target.vocabulary)
+        module.say(tokens)
+        about["held_out_share_of_draft_vocabulary"] = round(data.share_of(tokens), 4)
+    if kind == "eagle":
+        with torch.no_grad():
+            # Features of some targets are large, and each in its own measure.
+            module.norm.weight.copy_(features_of(reading, next(data.windows(recipe))).square().mean(0).sqrt())
+    about["parameters"] = count_parameters(module)
+    click.echo(f"{kind}: {about['parameters']:,} parameters", err=True)
+
+    def save(record: dict, more: dict) -> None:
+        whole = {"target": target, "weights_sha256": sha256, "shape": shape, "more": more}
+        heads.save(folder, kind, module, training=record | about, **whole)
+
+    loss, checkpoint = LOSSES[kind](reading, heads.Voice(target, module)), folder / CHECKPOINT
+    keep = None if kind == "medusa" else lambda record: save(record, {})
+    record = train(module, loss, data.windows(recipe), recipe, checkpoint=checkpoint, keep=keep)
+    more, by_depth = measure(kind, module.eval(), reading, data, recipe)
+    save(record | {"held_out_accuracy_by_depth": by_depth}, more)
+    checkpoint.unlink(missing_ok=True)
+
+
+def features_of(reading: heads_text.Reading, window: Window) -> torch.Tensor:
+    """Return the target's hidden states that count, [positions, d]."""
+    return reading(window)[window.counts].float()
+
+
 def shape_of(kind: str, target: Model, options: dict) -> dict:
     """Return the sizes of a module: EAGLE's layer is as wide as the target's own."""
+    size = options["draft_vocabulary"]
+    said = {} if size is None or size >= target.vocabulary else {"draft_vocabulary": size}
     if kind == "medusa":
-        return {"heads": options["medusa_heads"], "blocks": options["medusa_blocks"]}
+        return {"heads": options["medusa_heads"], "blocks": options["medusa_blocks"]} | said
     config = target.module.config.get_text_config()
     count = config.num_attention_heads
     return {
@@ -263,16 +280,18 @@ def shape_of(kind: str, target: Model, options: dict) -> dict:
         "kv_heads": getattr(config, "num_key_value_heads", count),
         "mlp_size": getattr(config, "intermediate_size", 4 * config.hidden_size),
         "rope_theta": 10_000.0,
-    }
+    } | said
 
 
-def measure(kind, module, target, stream, held_out, recipe) -> tuple[dict, list[float]]:
+def measure(
+    kind: str, module: torch.nn.Module, reading: heads_text.Reading, data: Learned, recipe: Recipe
+) -> tuple[dict, list[float]]:
     """Return Medusa's tree, chosen on the text it learned from, and the accuracy by depth on held-out text."""
-    windows = windows_of(held_out, recipe, MEASURED_WINDOWS)
+    held_out = data.measured(recipe, MEASURED_WINDOWS)
     if kind == "eagle":
-        return {}, [round(float(h), 4) for h in eagle_hits(module, target, windows)]
-    learned = medusa_hits(module, target, windows_of(stream, recipe, MEASURED_WINDOWS))
-    hits = medusa_hits(module, target, windows)[:, 0]
+        return {}, [round(float(h), 4) for h in eagle_hits(module, reading, held_out)]
+    learned = medusa_hits(module, reading, data.measured(recipe, MEASURED_WINDOWS, learned=True))
+    hits = medusa_hits(module, reading, held_out)[:, 0]
     return {"tree": choose_tree(learned, TREE_NODES)}, [round(float(h), 4) for h in hits]
 
 

@@ -17,9 +17,8 @@ import json
 import math
 import platform
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -27,25 +26,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from training import Recipe, count_parameters, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 # Code tables and reference texts: large, and nothing a prompt would come from.
 LEFT_OUT = ("site-packages", "encodings", "pydoc_data", "__pycache__")
 HELD_OUT_ONE_IN = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What one training stage is told: steps, sizes, rates and where it runs."""
-
-    steps: int
-    batch_size: int
-    seq_len: int
-    learning_rate: float
-    device: str
-    seed: int
-    compile: bool
 
 
 def is_held_out(relative_path: str) -> bool:
@@ -120,27 +107,6 @@ def llama(shape: str, vocab_size: int, max_len: int, head_dim: int) -> LlamaForC
     return LlamaForCausalLM(config)
 
 
-def count_parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def optimizers(model: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings and norms (Jordan et al. 2024)."""
-    is_inner = {name: p.ndim == 2 and "embed_tokens" not in name for name, p in model.named_parameters()}
-    inner = [p for name, p in model.named_parameters() if is_inner[name]]
-    rest = [p for name, p in model.named_parameters() if not is_inner[name]]
-    return [
-        torch.optim.Muon(inner, lr=learning_rate, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-
-
-def rate_at(step: int, steps: int) -> float:
-    """Warm up over 2 % of the steps, hold, then fall linearly to zero over the last 60 %."""
-    warm = max(steps // 50, 1)
-    return min((step + 1) / warm, 1.0, (steps - step) / max(0.6 * steps, 1))
-
-
 def batches(stream: torch.Tensor, recipe: Recipe) -> Iterator[torch.Tensor]:
     """Yield `[batch, seq_len + 1]` windows cut at random places of the token stream, without end."""
     rng = np.random.default_rng(recipe.seed)
@@ -148,10 +114,6 @@ def batches(stream: torch.Tensor, recipe: Recipe) -> Iterator[torch.Tensor]:
     while True:
         starts = rng.integers(0, len(stream) - recipe.seq_len - 1, recipe.batch_size)
         yield stream[torch.from_numpy(starts)[:, None] + offsets].to(recipe.device)
-
-
-def autocast(device: str) -> torch.autocast:
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 
 def next_token_loss(model: LlamaForCausalLM, window: torch.Tensor) -> torch.Tensor:
@@ -172,44 +134,6 @@ def distillation_loss(
         return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
     return loss
-
-
-def train(model: torch.nn.Module, loss_of: Callable, stream: torch.Tensor, recipe: Recipe) -> dict:
-    """Run the recipe on the model in place; return steps, tokens seen, last losses and seconds."""
-    model.to(recipe.device).train()
-    run = torch.compile(model) if recipe.compile else model
-    opts = optimizers(model, recipe.learning_rate)
-    began, losses = time.monotonic(), []
-    for step, window in zip(range(recipe.steps), batches(stream, recipe), strict=False):
-        for opt in opts:
-            for group in opt.param_groups:
-                group["lr"] = recipe.learning_rate * rate_at(step, recipe.steps)
-        with autocast(recipe.device):
-            loss = loss_of(run, window)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        if step % 50 == 49 or step + 1 == recipe.steps:
-            report(step + 1, recipe, losses, time.monotonic() - began)
-    return {
-        "steps": recipe.steps,
-        "tokens_seen": recipe.steps * recipe.batch_size * recipe.seq_len,
-        "last_training_loss_nats": float(np.mean(losses[-50:])),
-        "training_s": round(time.monotonic() - began, 1),
-        "recipe": asdict(recipe),
-    }
-
-
-def report(step: int, recipe: Recipe, losses: list[float], elapsed_s: float) -> None:
-    rate = step * recipe.batch_size * recipe.seq_len / elapsed_s
-    left_s = elapsed_s / step * (recipe.steps - step)
-    click.echo(
-        f"  step {step}/{recipe.steps}  loss {np.mean(losses[-50:]):.3f}  {rate:,.0f} tokens/s  {left_s:.0f} s left",
-        err=True,
-    )
 
 
 @torch.inference_mode()
@@ -313,11 +237,11 @@ def main(out: Path, source: Path, target_steps: int, draft_steps: int, prompts: 
             model = llama(shape, len(tokenizer), 2 * recipe.seq_len, head_dim)
             click.echo(f"{name}: {count_parameters(model):,} parameters", err=True)
             if name == "target":
-                record = train(model, next_token_loss, stream, recipe)
+                record = train(model, next_token_loss, batches(stream, recipe), recipe)
             else:
                 teacher = load(out / "target").to(recipe.device).eval()
                 recipe = Recipe(**asdict(recipe) | {"steps": draft_steps})
-                record = train(model, distillation_loss(teacher), stream, recipe)
+                record = train(model, distillation_loss(teacher), batches(stream, recipe), recipe)
             record |= {"data": data, "parameters": count_parameters(model), "torch": torch.__version__}
             record["held_out_loss_nats"] = held_out_loss(model, held_out_stream, recipe)
             save(model, tokenizer, folder, record)

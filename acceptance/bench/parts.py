@@ -313,8 +313,9 @@ def logits_like(batch: Batch, rows: int, rng: np.random.Generator) -> torch.Tens
 
 def grow_eagle(laps: Laps, grower: EagleTree, batch: Batch, of: str, depth: int, rng: np.random.Generator) -> None:
     """Time what the host does of a tree, with passes that answer at once."""
-    reader, table = grower.reader, logits_like(batch, grower.branches, rng)
-    answers: Any = SimpleNamespace(read=reader.read, known=np.array([True]), last=reader.last)
+    reader = grower.reader
+    table = logits_like(batch, grower.branches, rng)[:, : reader.voice.size]
+    answers: Any = SimpleNamespace(read=reader.read, known=np.array([True]), last=reader.last, voice=reader.voice)
     answers.catch_up = lambda batch: 1
     answers.logits = lambda features: table[: len(features)]
     answers.step = lambda tokens, *_: reader.last[:, None].expand(1, tokens.shape[1], -1)

@@ -32,7 +32,7 @@ class Reader:
 
     def __init__(self, target: Model, module: heads.Eagle, batch: Batch, spare: int = 0) -> None:
         """Read the prompts, of which the target has read all but the last token. Trees take `spare` columns more."""
-        self.target, self.module = target, module
+        self.target, self.module, self.voice = target, module, heads.Voice(target, module)
         self.embed = target.module.get_input_embeddings()
         rows, longest = batch.tokens.shape
         shape = (rows, longest + 1 + spare, module.key.out_features // module.head_size, module.head_size)
@@ -85,8 +85,8 @@ class Reader:
 
     @torch.inference_mode()
     def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Read tokens from features, [..., vocabulary]."""
-        return heads.token_logits(self.target, features)
+        """Read tokens from features, [..., size of the voice]."""
+        return self.voice.logits(features)
 
     def select(self, rows: Ints) -> None:
         """Keep only these rows."""
@@ -131,12 +131,13 @@ class EagleDraft:
                 columns = np.where((step < lengths)[:, None], positions + 1, 0)
                 entries = (drafted[-1][:, None], features[:, None], positions, columns, causal(columns))
                 features = reader.step(*entries)[:, 0]
-            drafted.append(choose(reader.logits(features), self.rule, numbers[:, step], drafted_from))
+            places = choose(reader.logits(features), self.rule, numbers[:, step], drafted_from)
+            drafted.append(reader.voice.said(places))
         return Proposal(
             tokens=torch.stack(drafted, 1),
             lengths=lengths,
             passes=np.maximum(lengths - 1, 0) + caught_up,
-            laws=torch.stack(drafted_from, 1) if drafted_from else None,
+            laws=reader.voice.widened(torch.stack(drafted_from, 1)) if drafted_from else None,
         )
 
     def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
@@ -204,7 +205,9 @@ class Grown:
         log_q = laws.probabilities(self.reader.logits(self.features), rule).log().clamp(max=0)
         scores = np.append(self.nodes.scores, 0.0)[self.frontier]  # the last for node -1
         first = len(self.nodes.tokens)
-        self.nodes = self.nodes.with_children(children(log_q, self.frontier, scores, branches))
+        more = children(log_q, self.frontier, scores, branches)
+        tokens = self.reader.voice.said(torch.from_numpy(more.tokens).to(log_q.device)).cpu().numpy()
+        self.nodes = self.nodes.with_children(replace(more, tokens=tokens))
         self.level = np.arange(first, len(self.nodes.tokens))
 
     def read_best(self, branches: int) -> None:

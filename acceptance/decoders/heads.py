@@ -1,7 +1,8 @@
 """Heads that draft from the target's own hidden states: Medusa's and EAGLE's; their weights, and whose they are.
 
 The hidden state f_t at position t, behind the final norm, is what the target's output head reads token t + 1 from. Both
-kinds say their tokens through that same output head, so it is stored with neither.
+kinds say their tokens through that same output head, so it is stored with neither; or through those rows of it that a
+draft vocabulary names.
 """
 
 from collections.abc import Mapping
@@ -31,15 +32,73 @@ WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
 HASH = "sha256"
 
 
-class Medusa(torch.nn.Module):  # type: ignore[misc]
+class Head(torch.nn.Module):  # type: ignore[misc]
+    """What both kinds are. `d2t` names the tokens of its draft vocabulary, as EAGLE-3 does: token of row i, less i."""
+
+    d2t: torch.Tensor | None
+
+    def __init__(self, draft_vocabulary: int | None) -> None:
+        """Take how many tokens it says at most, or None for all of the target's."""
+        super().__init__()
+        size = draft_vocabulary
+        self.register_buffer("d2t", None if size is None else torch.zeros(size, dtype=torch.int64))
+
+    @property
+    def tokens(self) -> torch.Tensor | None:
+        """The tokens that it says, in ascending order; None: all."""
+        return None if self.d2t is None else self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
+
+    def say(self, tokens: torch.Tensor) -> None:
+        """Have it say these tokens alone, as many as its draft vocabulary has."""
+        assert self.d2t is not None
+        self.d2t.copy_(tokens.sort().values - torch.arange(len(tokens)))
+
+
+class Voice:
+    """What a head's tokens are read from its features through: the target's output head, all of it or some rows.
+
+    A target with many tokens spends most of a draft pass there, and most tokens are rare (FR-Spec, arXiv 2502.14856).
+    """
+
+    def __init__(self, target: Model, module: Head) -> None:
+        """Take the rows of the head's draft vocabulary, if it has one."""
+        self.target, self.tokens = target, module.tokens
+        if self.tokens is not None:
+            head = target.module.get_output_embeddings()
+            self.weight = head.weight.detach()[self.tokens]
+            self.bias = None if head.bias is None else head.bias.detach()[self.tokens]
+
+    @property
+    def size(self) -> int:
+        """How many tokens it can say."""
+        return self.target.vocabulary if self.tokens is None else len(self.tokens)
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Read tokens from features, [..., size]."""
+        if self.tokens is None:
+            return token_logits(self.target, features)
+        return torch.nn.functional.linear(features, self.weight, self.bias)
+
+    def said(self, places: torch.Tensor) -> torch.Tensor:
+        """Return the tokens that stand at some places of the logits."""
+        return places if self.tokens is None else self.tokens[places]
+
+    def widened(self, laws: torch.Tensor) -> torch.Tensor:
+        """Return laws, [..., size], as laws of all tokens, [..., vocabulary]."""
+        if self.tokens is None:
+            return laws
+        return laws.new_zeros(*laws.shape[:-1], self.target.vocabulary).index_copy_(-1, self.tokens, laws)
+
+
+class Medusa(Head):
     """Cai et al. 2024 (arXiv 2401.10774), §2.1: head i reads token t + 1 + i from f_t, i = 1..heads.
 
     Each head is residual blocks h + SiLU(W h + b) that begin as the identity.
     """
 
-    def __init__(self, *, hidden_size: int, heads: int, blocks: int) -> None:
+    def __init__(self, *, hidden_size: int, heads: int, blocks: int, draft_vocabulary: int | None = None) -> None:
         """Take sizes."""
-        super().__init__()
+        super().__init__(draft_vocabulary)
         linear = torch.nn.Linear
         self.heads = torch.nn.ModuleList(
             torch.nn.ModuleList(linear(hidden_size, hidden_size) for _ in range(blocks)) for _ in range(heads)
@@ -58,16 +117,25 @@ class Medusa(torch.nn.Module):  # type: ignore[misc]
         return torch.stack(logits, dim=-2)
 
 
-class Eagle(torch.nn.Module):  # type: ignore[misc]
+class Eagle(Head):
     """Li et al. 2024 (arXiv 2401.15077): one decoder layer that goes on with the target's hidden states.
 
     From f_t and the embedding of token t + 1 it makes f_(t + 1). The layer is Llama's. Attention is left to the caller:
     `project`, attend, `finish`.
     """
 
-    def __init__(self, *, hidden_size: int, heads: int, kv_heads: int, mlp_size: int, rope_theta: float) -> None:
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        heads: int,
+        kv_heads: int,
+        mlp_size: int,
+        rope_theta: float,
+        draft_vocabulary: int | None = None,
+    ) -> None:
         """Take sizes."""
-        super().__init__()
+        super().__init__(draft_vocabulary)
         linear, norm = torch.nn.Linear, torch.nn.RMSNorm
         self.head_size, self.rope_theta = hidden_size // heads, rope_theta
         narrow = kv_heads * self.head_size
@@ -157,7 +225,7 @@ def save(
     training: Mapping[str, Any],
 ) -> None:
     """Write fp16 weights, what they belong to, and how they were trained."""
-    weights = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in module.state_dict().items()}
+    weights = {name: stored(values) for name, values in module.state_dict().items()}
     data = as_bytes(weights)
     with writing(folder / WEIGHTS, "wb") as file:
         file.write(data)
@@ -166,6 +234,12 @@ def save(
     write_json(folder / TRAINING, training)
     # Last: it says that all is written.
     write_json(folder / CONFIG, config | {HASH: sha256(data).hexdigest(), "target": of_target} | dict(more))
+
+
+def stored(values: torch.Tensor) -> torch.Tensor:
+    """Return weights as a file holds them: in fp16, but for the names of tokens."""
+    dtype = torch.float16 if values.is_floating_point() else values.dtype
+    return values.detach().to("cpu", dtype).contiguous()
 
 
 def load(kind: str, folder: Path, target: Model) -> tuple[Any, dict[str, Any]]:
@@ -190,7 +264,15 @@ def load(kind: str, folder: Path, target: Model) -> tuple[Any, dict[str, Any]]:
         raise UserError(f"{option}: cannot be loaded ({reason})") from None
     if not all(torch.isfinite(w).all() for w in module.parameters()):
         raise UserError(f"{option}: its weights hold NaN or infinity")
+    if module.d2t is not None:
+        check_tokens(option, module.tokens, target)
     return module.to(target.device, target.module.dtype).eval().requires_grad_(False), config
+
+
+def check_tokens(option: str, tokens: torch.Tensor, target: Model) -> None:
+    """Refuse a draft vocabulary with a token twice, or one that the target has not."""
+    if bool((tokens.diff() <= 0).any()) or not 0 <= int(tokens[0]) <= int(tokens[-1]) < target.vocabulary:
+        raise UserError(f"{option}: its d2t is no draft vocabulary, expected ascending tokens of {target.vocabulary}")
 
 
 def check_target(option: str, config: Mapping[str, Any], target: Model) -> None:

@@ -29,7 +29,7 @@ class MedusaDraft:
 
     def __init__(self, target: Model, module: heads.Medusa, rule: SamplingRule) -> None:
         """Take heads of this target, and what they sample from."""
-        self.target, self.module, self.rule = target, module, rule
+        self.module, self.rule, self.voice = module, rule, heads.Voice(target, module)
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Note the target's hidden state at the last token that it has read; a prompt of one token has none yet."""
@@ -43,12 +43,12 @@ class MedusaDraft:
         passes, longest = (lengths > 0).astype(np.int64), int(lengths.max())
         if not longest:
             return heads.no_proposal(len(lengths))
-        logits = heads.token_logits(self.target, self.module(self.hidden, longest))
+        logits = self.voice.logits(self.module(self.hidden, longest))
         if self.rule.is_greedy:
-            return Proposal(tokens=logits.argmax(-1), lengths=lengths, passes=passes)
+            return Proposal(tokens=self.voice.said(logits.argmax(-1)), lengths=lengths, passes=passes)
         law = laws.probabilities(logits, self.rule)
-        tokens = laws.draw(law, laws.uniforms_like(logits, numbers[:, :longest]))
-        return Proposal(tokens=tokens, lengths=lengths, passes=passes, laws=law)
+        tokens = self.voice.said(laws.draw(law, laws.uniforms_like(logits, numbers[:, :longest])))
+        return Proposal(tokens=tokens, lengths=lengths, passes=passes, laws=self.voice.widened(law))
 
     def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
         """Note the hidden state at the last accepted token."""
@@ -67,8 +67,8 @@ class MedusaTree:
 
     def __init__(self, target: Model, module: heads.Medusa, paths: Sequence[Sequence[int]]) -> None:
         """Take heads of this target. Paths are the ranks that lead to each node, a parent before its children."""
-        self.target, self.module = target, module
-        self.paths = [tuple(path) for path in paths if max(path) < target.vocabulary]
+        self.module, self.voice = module, heads.Voice(target, module)
+        self.paths = [tuple(path) for path in paths if max(path) < self.voice.size]
         self.depth = max(map(len, self.paths), default=0)
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
@@ -82,8 +82,9 @@ class MedusaTree:
         if not paths:
             return heads.no_tree()
         deepest, ranks = max(map(len, paths)), max(map(max, paths)) + 1
-        logits = heads.token_logits(self.target, self.module(self.hidden, deepest))
-        ranked, node_of = logits.topk(ranks, dim=-1).indices.tolist(), {path: node for node, path in enumerate(paths)}
+        logits = self.voice.logits(self.module(self.hidden, deepest))
+        ranked = self.voice.said(logits.topk(ranks, dim=-1).indices).tolist()
+        node_of = {path: node for node, path in enumerate(paths)}
         return Tree(
             tokens=np.array([ranked[len(path) - 1][path[-1]] for path in paths]),
             parents=np.array([node_of.get(path[:-1], -1) for path in paths]),

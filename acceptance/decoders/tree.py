@@ -194,8 +194,8 @@ def tree_disagreement(model: Model) -> float:
     before, nodes, parents = text[:6], text[6:], np.array([-1, 0, 0, 1, 2, -1])
     encoded = encode(model, some_prompts(model, [text], rng))
     context = Context(model, 1, encoded=encoded)
-    if context.slides:
-        raise UserError("its positions go by columns" if model.encodes else "its attention slides over a window")
+    if context.counts_columns:
+        raise UserError("its positions go by columns")
     context.read(*padded([before], model.device), 1)
     logits = context.read_tree(torch.tensor([nodes], device=model.device), parents)[0].float()
     plain = []

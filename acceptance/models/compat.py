@@ -301,6 +301,21 @@ def slides(cache: Any) -> bool:
     return any(isinstance(layer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
 
+def windows(config: Any) -> dict[str, int | None]:
+    """Return how many tokens back each kind of a decoder's layers sees, its own among them; None: all.
+
+    Raises:
+        ValueError: A kind that sees otherwise.
+    """
+    config = config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"])
+    seen = {"full_attention": None, "sliding_attention": window}
+    if kinds - seen.keys():
+        raise ValueError(f"its layers are of {', '.join(sorted(kinds - seen.keys()))}")
+    return {kind: seen[kind] for kind in sorted(kinds)}
+
+
 def cut(layer: Any, count: int) -> None:
     """Have a layer of a growing cache, or all of them, forget the last tokens."""
     if count:  # older releases take 0 for what stays, not for what goes

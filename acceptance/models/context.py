@@ -49,14 +49,15 @@ class Context:
         if model.encodes:
             self.cache = compat.growing_cache()
             self.both, self.of_source = compat.cross_cache(self.cache)
-            self.slides = compat.table_of_positions(model.module) is None
+            self.slides = self.counts_columns = compat.table_of_positions(model.module) is None
             return
         self.cache = compat.growing_cache(config)
         self.slides = compat.slides(self.cache)
         if self.slides:
             # A layer that has dropped what left its window cannot be rolled back; the mask still slides.
             self.cache = compat.growing_cache()
-        self.slides = self.slides or config.model_type in COLUMN_COUNTERS
+        self.counts_columns = config.model_type in COLUMN_COUNTERS
+        self.slides = self.slides or self.counts_columns
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -109,10 +110,8 @@ class Context:
         mask = None if self.live.all() else torch.from_numpy(self.live).to(tokens.device).long()
         return self.run(tokens, positions, mask, keep)
 
-    def run(
-        self, tokens: torch.Tensor, positions: NDArray[np.int64], mask: torch.Tensor | None, keep: int
-    ) -> torch.Tensor:
-        """Run the model over columns that follow those in its cache."""
+    def run(self, tokens: torch.Tensor, positions: NDArray[np.int64], mask: Any, keep: int) -> torch.Tensor:
+        """Run the model over columns that follow those in its cache; mask: as the model takes it."""
         if self.encoded is not None:
             places = None if mask is None else torch.from_numpy(positions).to(tokens.device)
             source = self.encoded.states, self.encoded.mask
@@ -163,14 +162,29 @@ class Context:
         for node, parent in enumerate(parents):
             if parent >= 0:
                 sees[node] |= sees[parent]
-        sees = sees[nodes - new :]
-        positions = before + sees.sum(1) - 1
-        mask = np.concatenate((np.ones((new, before), bool), sees), axis=1)
+        columns = np.concatenate((np.arange(before), before + sees.sum(1) - 1))
+        positions = columns[-new:]
+        mask = np.concatenate((np.ones((new, before), bool), sees[nodes - new :]), axis=1)
         self.live = np.ones((1, before + nodes), bool)
         self.hidden = None
-        dtype = self.model.module.dtype
-        hidden_from = torch.zeros(mask.shape, dtype=dtype).masked_fill(torch.from_numpy(~mask), torch.finfo(dtype).min)
-        return self.run(tokens, positions[None], hidden_from[None, None].to(tokens.device), new)
+        return self.run(tokens, positions[None], self.tree_masks(mask, positions[:, None] - columns), new)
+
+    def tree_masks(self, sees: Flags, back: NDArray[np.int64]) -> Any:
+        """Return which columns each node is kept from, as what is added to its scores: a mask, or one a kind of layer.
+
+        sees: apart from windows, [new, columns]. back: how far each column lies behind a node.
+        """
+        dtype, device = self.model.module.dtype, self.model.device
+
+        def added(sees: Flags) -> torch.Tensor:
+            nothing = torch.zeros(sees.shape, dtype=dtype)
+            return nothing.masked_fill(torch.from_numpy(~sees), torch.finfo(dtype).min)[None, None].to(device)
+
+        if not self.slides:
+            return added(sees)
+        windows = compat.windows(self.model.module.config)
+        masks = {kind: added(sees if window is None else sees & (back < window)) for kind, window in windows.items()}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
 
     # What was read in inference mode may be changed nowhere else.
     @torch.inference_mode()

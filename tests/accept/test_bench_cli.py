@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from acceptance.results.journal import read_records
 from acceptance.results.records import latest
@@ -261,14 +261,14 @@ def test_what_all_leaves_out_is_in_the_file_once_and_in_the_table(measure, tmp_p
 
 
 def test_what_a_list_names_and_cannot_run_has_a_record_that_says_why(run, told, measure, user_error, tmp_path) -> None:
-    """Medusa has no heads here, a sliding window has no trees; the others run."""
-    sliding = [save_sliding(tmp_path / name) for name in ("target", "draft")]
-    given = ["--target", sliding[0], "--draft", sliding[1], *told[4:]]
+    """Medusa has no heads here, positions that go by columns have no trees; the others run."""
+    local = [save_local(tmp_path / name) for name in ("target", "draft")]
+    given = ["--target", local[0], "--draft", local[1], *told[4:]]
     done = run("bench-decode", *given, "--max-prompts", 1, "--method", "speculative,specexec,medusa,ngram")
     assert done.returncode == 0, done.stderr
     records = {r["method"]: (r["status"], r["error"]) for r in sound(tmp_path)}
     assert records.pop("medusa") == ("skipped", "needs Medusa heads")
-    assert records.pop("specexec")[1] == "--target: cannot read a tree in one pass (its attention slides over a window)"
+    assert records.pop("specexec")[1] == "--target: cannot read a tree in one pass (its positions go by columns)"
     assert records == dict.fromkeys(("baseline", "speculative", "ngram"), ("ok", None))
     # Where nothing that was asked for can run there is nothing to say but why.
     user_error(
@@ -277,14 +277,13 @@ def test_what_a_list_names_and_cannot_run_has_a_record_that_says_why(run, told, 
     user_error(run("bench-decode", *given, "--out", "none", "--method", "medusa,specexec"), "expected --medusa FOLDER")
 
 
-def save_sliding(folder: Path) -> Path:
-    """A random model whose attention slides over a window of 8."""
+def save_local(folder: Path) -> Path:
+    """A random model whose positions go by columns."""
     save_model(folder, 1, WORDS)
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    MistralForCausalLM(
-        MistralConfig(vocab_size=41, head_dim=8, num_key_value_heads=2, sliding_window=8, **shape, **ends)
-    ).save_pretrained(folder)
+    shape = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 8}
+    kinds = [[["global", "local"], 1]]
+    GPTNeoForCausalLM(GPTNeoConfig(vocab_size=41, attention_types=kinds, **shape, **ends)).save_pretrained(folder)
     return folder
 
 

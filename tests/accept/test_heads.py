@@ -4,22 +4,19 @@ Oracles are decoding without heads, enumeration of tiny models, and an EAGLE hea
 token, without a cache. Long because both kinds of heads stand the same tests, as chains and as trees.
 """
 
-import importlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import product, zip_longest
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
 from acceptance.decoders import eagle, heads, medusa
@@ -28,6 +25,7 @@ from acceptance.decoders.chain import Chain, FixedLength
 from acceptance.decoders.decoder import run
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.tree import TreeDecoder
+from acceptance.models import laws
 from acceptance.models import load as models
 from acceptance.models.context import Context, padded
 from acceptance.models.model import Model
@@ -50,9 +48,16 @@ SHAPES = {
 TREE = [[0], [1], [0, 0], [0, 1], [1, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0, 0]]
 
 
-def random_heads(kind: str, target: Model, seed: int) -> torch.nn.Module:
+# Of a draft vocabulary, in any order.
+SAID = [8, 1, 3, 10, 4, 2]
+
+
+def random_heads(kind: str, target: Model, seed: int, said: Sequence[int] | None = None) -> torch.nn.Module:
     torch.manual_seed(seed)
-    module = heads.KINDS[kind](hidden_size=heads.hidden_size_of(target), **SHAPES[kind])
+    few = {} if said is None else {"draft_vocabulary": len(said)}
+    module = heads.KINDS[kind](hidden_size=heads.hidden_size_of(target), **SHAPES[kind], **few)
+    if said is not None:
+        module.say(torch.tensor(said))
     for weight in module.parameters():
         torch.nn.init.normal_(weight, mean=float(weight.ndim == 1), std=0.4)
     return module.eval().requires_grad_(False)
@@ -66,8 +71,11 @@ def save_heads(folder: Path, target: Model, modules: dict[str, torch.nn.Module],
     return Models(target=target, medusa=folder / "medusa", eagle=folder / "eagle")
 
 
-def save_random(folder: Path, target: Model) -> Models:
-    return save_heads(folder, target, {kind: random_heads(kind, target, 1) for kind in SHAPES}, SHAPES, TREE)
+def save_random(folder: Path, target: Model, said: Sequence[int] | None = None) -> Models:
+    shapes = {
+        kind: shape if said is None else shape | {"draft_vocabulary": len(said)} for kind, shape in SHAPES.items()
+    }
+    return save_heads(folder, target, {kind: random_heads(kind, target, 1, said) for kind in SHAPES}, shapes, TREE)
 
 
 def decode(
@@ -112,7 +120,9 @@ def test_output_is_plain_decodings_token_by_token_whatever_the_heads_say(
     """Greedy, of trees sampled as well, and of chains with targets of other families."""
     cases = [(tiny, RAGGED, 20, 1, GREEDY), (tiny, RAGGED, 20, 4, GREEDY)]
     cases.append((bundled, [prompts[0][:1], *prompts[3:6]], 32, 4, GREEDY))
-    cases += [(tiny, RAGGED, 20, 4, rule) for rule in (FREE, TOP_K) if name in TREES]
+    few = save_random(tmp_path / "few", tiny.target, SAID)
+    cases += [(few, RAGGED, 20, 4, GREEDY)]
+    cases += [(parts, RAGGED, 20, 4, rule) for parts in (tiny, few) for rule in (FREE, TOP_K) if name in TREES]
     for kind in ("gpt2", "mistral") if name in CHAINS else ():
         cases.append((save_random(tmp_path / kind, random_model(kind, 52, 11)), RAGGED, 12, 4, GREEDY))
     for parts, texts, budget, k, rule in cases:
@@ -138,11 +148,11 @@ def hot_law() -> dict[int, dict[Text, float]]:
 
 
 @without_garbage_collection()
-def fit(name: str, draft_rule: SamplingRule, part: float = 1) -> float:
+def fit(name: str, draft_rule: SamplingRule, part: float = 1, said: Sequence[int] | None = None) -> float:
     """The p-value of such outputs, or of a part of them, under the target's law."""
     which = np.arange(int(part * enough(hot_law()))) % len(OWN_LAWS)
     task = Task(rule=HOT, max_new_tokens=5, rngs=[np.random.default_rng(3)] * len(which))
-    draft = CHAINS[name](TARGET, random_heads(name, TARGET, 2), draft_rule)
+    draft = CHAINS[name](TARGET, random_heads(name, TARGET, 2, said), draft_rule)
     texts = [OWN_LAWS[i] for i in which]
     decoded = run(Chain(TARGET, draft, texts, task, lengths=FixedLength(3), keep_hidden=True))
     return g_test(tally(list(zip(which.tolist(), decoded, strict=True)), beginning), hot_law())
@@ -161,6 +171,19 @@ def test_sampled_chains_follow_the_targets_law_jointly(name: str, monkeypatch: p
         return proposal if proposal.laws is None else replace(proposal, tokens=proposal.laws.argmax(-1))
 
     assert fit(name, FREE, part=0.3) < LEVEL / 4
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("name", CHAINS)
+def test_tokens_that_heads_never_say_are_not_lost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fit(name, FREE, part=0.3, said=[3, 1]) > LEVEL / 2
+
+    # The negative control: laws over the draft vocabulary are taken for laws of the first tokens there are.
+    @instead_of(monkeypatch, heads.Voice, "widened")
+    def widened(right, voice, found):  # type: ignore[no-untyped-def]
+        return laws.widened(found.log(), voice.target.vocabulary).exp()
+
+    assert fit(name, FREE, part=0.3, said=[3, 1]) < LEVEL / 2
 
 
 # Alignment and caches.
@@ -194,12 +217,19 @@ def feature_from_scratch(module: heads.Eagle, target: Model, tokens: Sequence[in
         features.append(found)
 
 
+def scores(module: heads.Head, target: Model, feature: torch.Tensor) -> torch.Tensor:
+    """Of every token; one that is never said has none."""
+    logits = heads.token_logits(target, feature)
+    said = range(target.vocabulary) if module.tokens is None else module.tokens.tolist()
+    return logits.masked_fill(~torch.isin(torch.arange(target.vocabulary), torch.tensor([*said])), -torch.inf)
+
+
 @torch.inference_mode()
 def chain_from_scratch(module: heads.Eagle, target: Model, committed: Sequence[int], k: int) -> list[int]:
     tokens = list(committed)
     for _ in range(k):
         feature = feature_from_scratch(module, target, tokens, len(committed))
-        tokens.append(int(heads.token_logits(target, feature).argmax()))
+        tokens.append(int(scores(module, target, feature).argmax()))
     return tokens[len(committed) :]
 
 
@@ -214,7 +244,7 @@ def tree_from_scratch(
         level = {}
         for path in frontier:
             feature = feature_from_scratch(module, target, [*committed, *path], len(committed))
-            logs = heads.token_logits(target, feature).log_softmax(-1)
+            logs = scores(module, target, feature).log_softmax(-1)
             for token in logs.topk(min(grower.branches, target.vocabulary)).indices.tolist():
                 level[(*path, token)] = weights[path] + float(logs[token])
         weights |= level
@@ -248,12 +278,12 @@ def chain_of(target: Model, drafter: Any, prompts: Sequence[Sequence[int]]) -> C
 
 
 @torch.inference_mode()
-def agreement_with_scratch(rounds: int) -> tuple[float, int]:
+def agreement_with_scratch(rounds: int, said: Sequence[int] | None = None) -> tuple[float, int]:
     """How far the features of a chain stand from those made from scratch after so many rounds, and if they all draft
     the same; and the most tokens that were accepted in a round.
     """
     target = random_model("llama", 54, 5)
-    module = random_heads("eagle", target, 4)
+    module = random_heads("eagle", target, 4, said)
     decoder = chain_of(target, eagle.EagleDraft(target, module, GREEDY), RAGGED)
     most = go_on(decoder, rounds)
     drafted = decoder.propose().tokens.tolist()
@@ -269,6 +299,7 @@ def test_after_some_rounds_a_chain_drafts_as_if_from_scratch(rounds: int) -> Non
     apart, most = agreement_with_scratch(rounds)
     assert apart < 1e-4
     assert rounds < 5 or most >= 2
+    assert agreement_with_scratch(rounds, [4, 0, 3])[0] < 1e-4
 
 
 def test_features_that_are_not_refreshed_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,10 +314,10 @@ def test_features_that_are_not_refreshed_are_found_out(monkeypatch: pytest.Monke
     assert agreement_with_scratch(5)[0] > 1e-2
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 4])
-def test_a_tree_grows_as_if_from_scratch(rounds: int) -> None:
+@pytest.mark.parametrize(("rounds", "said"), [(0, None), (1, None), (4, None), (1, [6, 0, 5, 2])])
+def test_a_tree_grows_as_if_from_scratch(rounds: int, said: list[int] | None) -> None:
     target, prompt = random_model("llama", 55, 7), [3, 1, 4]
-    module = random_heads("eagle", target, 5)
+    module = random_heads("eagle", target, 5, said)
     grower = eagle.EagleTree(target, module, FREE, depth=4, branches=3, budget=11)
     decoder = TreeDecoder(target, grower, [prompt], task_of([0], 30), keep_hidden=True)
     most = go_on(decoder, rounds)
@@ -390,6 +421,25 @@ def test_saved_heads_know_their_target_in_every_precision_and_no_other(
         refused(kind, getattr(tiny, kind), other, f".*{words}")
 
 
+def test_a_draft_vocabulary_is_kept_as_eagle_3_names_it(tiny: Models, tmp_path: Path) -> None:
+    target, parts = tiny.target, save_random(tmp_path, tiny.target, SAID)
+    for kind in SHAPES:
+        folder = getattr(parts, kind)
+        assert load_file(folder / "model.safetensors")["d2t"].tolist() == [t - i for i, t in enumerate(sorted(SAID))]
+        module, _ = heads.load(kind, folder, target)
+        assert module.tokens.tolist() == sorted(SAID)
+        voice, features = heads.Voice(target, module), torch.randn(2, 16)
+        all_logits = heads.token_logits(target, features)
+        torch.testing.assert_close(voice.logits(features), all_logits[:, sorted(SAID)])
+        assert voice.widened(voice.logits(features).softmax(-1))[:, sorted(SAID)].sum(-1).tolist() == pytest.approx(
+            [1, 1]
+        )
+    for wrong in ([1, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 11], [-1, 2, 3, 4, 5, 6]):
+        shutil.rmtree(tmp_path)
+        parts = save_random(tmp_path, target, wrong)
+        refused("eagle", parts.eagle, target, "its d2t is no draft vocabulary, expected ascending tokens of 11$")
+
+
 def test_what_cannot_be_loaded_is_named(tiny: Models, tmp_path: Path) -> None:
     target, parts = tiny.target, save_random(tmp_path, tiny.target)
     refused("medusa", parts.eagle, target, "holds eagle heads of format 1, expected medusa of 1")
@@ -488,71 +538,3 @@ def test_bundled_heads_accept_what_their_card_says_and_clearly_more_than_untrain
         fault, margin = FAULTS[name]
         fault(monkeypatch)
         assert pace(bundled) < trained - margin  # the negative control
-
-
-# The training script.
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
-    return importlib.import_module("train_heads")
-
-
-@pytest.fixture
-def train(random_pair: tuple[Path, Path], tmp_path: Path, script: ModuleType) -> Callable[..., Result]:
-    """Return a function that trains heads of a random target on some text."""
-    command = ["--target", str(random_pair[0]), "--out", str(tmp_path / "heads"), "--text"]
-    return lambda text, *more: CliRunner().invoke(script.main, [*command, str(text), *more])
-
-
-def write_texts(folder: Path, files: int, words: int) -> Path:
-    rng = np.random.default_rng(1)
-    folder.mkdir(exist_ok=True)
-    for i in range(files):
-        (folder / f"{i}.txt").write_text(" ".join(f"w{n}" for n in rng.integers(40, size=words)))
-    return folder
-
-
-def test_the_script_trains_heads_of_any_target(
-    random_pair: tuple[Path, Path], tmp_path: Path, train: Callable[..., Result]
-) -> None:
-    text, out = write_texts(tmp_path / "text", 60, 80), tmp_path / "heads"
-    small = ["--steps", "4", "--batch-size", "2", "--seq-len", "24", "--medusa-heads", "3"]
-    found = train(text, *small)
-    assert found.exit_code == 0, found.stderr
-    assert re.search(r"medusa .* held-out accuracy by depth  1: 0\.\d+  2: 0\.\d+  3: 0\.\d+\n", found.stdout)
-    assert re.search(r"eagle .* held-out accuracy by depth  1: 0\.\d+ ", found.stdout)
-    target = models.load_pair(*map(str, random_pair), device="cpu", dtype="float32").target
-    parts = Models(target=target, medusa=out / "medusa", eagle=out / "eagle")
-    for name in METHODS:
-        assert [d.tokens for d in decode(name, parts, RAGGED, 8)] == plain(target, RAGGED, 8)
-    # What is there stays: a second run trains nothing and says the same.
-    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.rglob("*.*")}
-    again = train(text, *small)
-    assert (again.exit_code, again.stdout) == (0, found.stdout)
-    assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.rglob("*.*")}
-
-
-def test_the_script_names_a_text_that_is_too_short(tmp_path: Path, train: Callable[..., Result]) -> None:
-    for files, words in ((1, "1 files are too few"), (30, "tokens are too few, expected more than --seq-len 512")):
-        text = write_texts(tmp_path / str(files), files, 3)
-        found = train(text)
-        assert found.exit_code == 1
-        assert f"--text {text}: " in found.stderr
-        assert words in found.stderr
-        assert not (tmp_path / "heads").exists()
-
-
-def test_training_unrolls_as_drafting_does(script: ModuleType) -> None:
-    """After j steps of its own, what stands at t is what a chain begun at t - j says."""
-    target, text, steps = random_model("llama", 58, 11), [3, 1, 4, 1, 5, 9, 2, 6], 3
-    module = random_heads("eagle", target, 8)
-    hidden = hidden_of(target, text)[None]
-    with torch.inference_mode():
-        unrolled = list(script.unroll(module, target, torch.tensor([text]), hidden, steps))
-    for step, features in enumerate(unrolled):
-        for t in range(step, len(text) - 1):
-            committed = t + 2 - step
-            expected = feature_from_scratch(module, target, text[: t + 2], committed)
-            torch.testing.assert_close(features[0, t], expected, atol=1e-4, rtol=1e-4)
