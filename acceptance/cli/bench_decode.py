@@ -247,11 +247,11 @@ def present(
     interrupted: bool,
 ) -> int:
     """Summarise, keep the summaries of a run that is over, draw and print; returns the exit code."""
-    from acceptance.results.report import heading, headline, text
+    from acceptance.results.report import cut_notes, heading, headline, text
     from acceptance.results.steadiness import steadiness_notes
     from acceptance.results.summary import summarise
 
-    notes = [*notes, *steadiness_notes(records)]
+    notes = [*notes, *steadiness_notes(records), *cut_notes(records, parameters["max_new_tokens"])]
     summaries = summarise(records, parameters["seed"])
     if not interrupted:
         keep_summaries(journal, records, summaries)

@@ -87,7 +87,7 @@ def plan(pair: Pair, items: Sequence[Prompt | Text], settings: Settings) -> Plan
 def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
     """Say why an item cannot be measured; empty when it can."""
     if isinstance(item, Utterance):
-        return unheard(pair, item) or overrun(pair, [pair.target.first] * 2, settings.max_new_tokens)
+        return unheard(pair, item) or overrun(pair, (pair.target.first, pair.draft.first), settings.max_new_tokens)
     if isinstance(item, Prompt):
         before = before_answer(pair, settings.framing, item)
         if any(map(is_empty, before)):
@@ -109,7 +109,8 @@ def misfit(pair: Pair, item: Prompt | Text, settings: Settings) -> str:
 def before_answer(pair: Pair, framing: Framing, item: Prompt, answers: Sequence[str] = ()) -> list[Sequence[int]]:
     """Return what target and draft read ahead of their next answer; an encoder reads the conversation, or hears it."""
     if isinstance(item, Utterance):
-        return [Begun(pair.target.first, pair.ear.features(item.sound.samples(pair.ear.rate)))] * 2
+        features = pair.ear.features(item.sound.samples(pair.ear.rate))
+        return [Begun(model.first, features) for model in (pair.target, pair.draft)]
     turns = item.turns[: len(answers) + 1]
     return [begun(pair.target, tokens_before(t, framing, turns, answers)) for t in pair.tokenizers]
 

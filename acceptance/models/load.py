@@ -222,8 +222,10 @@ def as_models(
             read_beyond(module, there)
     target, draft = (as_model(*each) for each in zip(named, modules, sizes, strict=True))
     check_kinds(target, draft, (named[0][1], named[1][1]))
-    if target.encodes and not same:
-        raise UserError(f"--cross-tokenizer text: --target {named[0][1]} has an encoder, expected a decoder alone")
+    if target.encodes and not same and compat.feature_shape(target.module) is None:
+        raise UserError(
+            f"--cross-tokenizer text: --target {named[0][1]} reads text with an encoder, expected a decoder alone"
+        )
     if target.encodes:
         share_encoder(*modules)
     for name, model in zip(named, (target, draft), strict=True):

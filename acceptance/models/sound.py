@@ -3,7 +3,6 @@
 All of it as `generate` of transformers has it for Whisper without timestamps, so that greedy text is the same.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -71,58 +70,65 @@ def hearing(pair: Pair, place: str, language: str | None, speech_task: str | Non
     made = extractor.feature_size, getattr(extractor, "nb_max_frames", None)
     if made != shape:
         raise UserError(f"--target {place}: its feature extractor makes {made}, but its encoder reads {shape}")
-    if (of_draft := compat.feature_shape(pair.draft.module)) != shape:
-        raise UserError(f"--draft: reads features of {of_draft}, the target those of {shape}, expected the same")
-    config = pair.target.module.generation_config
-    first, said = first_tokens(pair.target, place, language, speech_task)
-    told = {
-        "first": first,
-        "never": tuple(getattr(config, "suppress_tokens", None) or ()),
-        "never_first": tuple(getattr(config, "begin_suppress_tokens", None) or ()),
-    }
+    if (other := compat.feature_shape(pair.draft.module)) != shape:
+        raise UserError(f"--draft: reads features of {other}, the target those of {shape}, expected the same")
+    first, said = first_tokens(pair.target, f"--target {place}", language, speech_task)
+    of_draft, draft = first, pair.target
+    if not pair.same_vocabulary:
+        draft = pair.draft
+        told = (language or said, speech_task) if languages(draft.module.generation_config) else (None, None)
+        of_draft, _ = first_tokens(draft, "--draft", *told)
     ear = Ear(extractor=extractor, rate=rate, seconds=extractor.n_samples / rate, language=said)
-    return replace(pair, target=barred(pair.target, told), draft=barred(pair.draft, told), ear=ear)
+    models = barred(pair.target, pair.target, first), barred(pair.draft, draft, of_draft)
+    return replace(pair, target=models[0], draft=models[1], ear=ear)
 
 
-def barred(model: Model, told: Mapping[str, tuple[int, ...]]) -> Model:
-    """Return a model that begins and is barred as it is told, of the tokens that it has rows for."""
-    within = {name: tuple(t for t in tokens if 0 <= t < model.vocabulary) for name, tokens in told.items()}
-    return replace(model, first=told["first"], never=within["never"], never_first=within["never_first"])
+def barred(model: Model, told: Model, first: tuple[int, ...]) -> Model:
+    """Return a model that begins with these tokens, and is barred from what another's generation config bars."""
+    names = ("suppress_tokens", "begin_suppress_tokens")
+    lists = [getattr(told.module.generation_config, name, None) or () for name in names]
+    never, never_first = (tuple(t for t in tokens if 0 <= t < model.vocabulary) for tokens in lists)
+    return replace(model, first=first, never=never, never_first=never_first)
 
 
-def first_tokens(
-    target: Model, name: str, language: str | None, speech_task: str | None
-) -> tuple[tuple[int, ...], str]:
+def first_tokens(model: Model, name: str, language: str | None, speech_task: str | None) -> tuple[tuple[int, ...], str]:
     """Return how a decoder begins, and the language of what it writes, "" where nobody says.
 
     Where neither language nor task are told, it is as the generation config forces it; a model of several languages
     that forces none is not asked which it hears: that would be a pass before every text.
     """
-    config = target.module.generation_config
-    codes: dict[str, int] = {k.strip("<|>"): v for k, v in (getattr(config, "lang_to_id", None) or {}).items()}
-    if not codes or getattr(config, "is_multilingual", None) is False:
+    config = model.module.generation_config
+    codes = languages(config)
+    if not codes:
         for option, value in ((LANGUAGE, language), (SPEECH_TASK, speech_task)):
             if value is not None:
-                raise UserError(f"{option}: --target {name} knows one language and no other task, expected none")
-        return without_times(config, target.first), "" if getattr(config, "is_multilingual", None) is None else "en"
+                raise UserError(f"{option}: {name} knows one language and no other task, expected none")
+        return without_times(config, model.first), "" if getattr(config, "is_multilingual", None) is None else "en"
     said = language or getattr(config, "language", None)
     task = speech_task or getattr(config, "task", None)
-    tokens = target.first
+    tokens = model.first
     if said is None and task is None and len(tokens) > 1:
         of_tokens = {token: code for code, token in codes.items()}
         return without_times(config, tokens), of_tokens.get(tokens[1], "")
     few = ", ".join([*list(codes)[:MAX_NAMED], *(["..."] if len(codes) > MAX_NAMED else [])])
     if said is None:
-        raise UserError(f"{LANGUAGE}: --target {name} knows {len(codes)} and is not told which, expected {few}")
+        raise UserError(f"{LANGUAGE}: {name} knows {len(codes)} and is not told which, expected {few}")
     code = language_code(said)
     if code not in codes:
-        raise UserError(f"{LANGUAGE}: --target {name} does not know {said!r}, expected one of {few}")
+        raise UserError(f"{LANGUAGE}: {name} does not know {said!r}, expected one of {few}")
     tasks: dict[str, int] = getattr(config, "task_to_id", None) or {}
     task = task or "transcribe"
     if tasks and task not in tasks:
-        raise UserError(f"{SPEECH_TASK}: --target {name} does not know {task!r}, expected {' or '.join(tasks)}")
+        raise UserError(f"{SPEECH_TASK}: {name} does not know {task!r}, expected {' or '.join(tasks)}")
     first = (tokens[0], codes[code], *([tasks[task]] if tasks else []))
     return without_times(config, first), "en" if task == "translate" else code
+
+
+def languages(config: Any) -> dict[str, int]:
+    """Return the tokens of the languages that a model can be told, by their codes; none where it knows one."""
+    if getattr(config, "is_multilingual", None) is False:
+        return {}
+    return {name.strip("<|>"): token for name, token in (getattr(config, "lang_to_id", None) or {}).items()}
 
 
 def language_code(said: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from simulator.ground.command import table
 
-from .records import ROUGE, TEXT_SCORES, WORD_ERRORS
+from .records import ROUGE, TEXT_SCORES, WORD_ERRORS, latest
 from .settings import BASELINE
 
 Summary = Mapping[str, Any]
@@ -253,6 +253,17 @@ def meanings(summaries: Sequence[Summary]) -> list[str]:
     if others:
         lines.append("if v = 1: tokens a round over draft + one step of plain decoding, all else free")
     return lines
+
+
+def cut_notes(records: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+    """Say how many texts of plain decoding end at the budget, where what they lack counts as word errors."""
+    plain = [r for r in latest(records) if r["algorithm"] == BASELINE and WORD_ERRORS in (r.get("text_scores") or {})]
+    cut = sum(r["generated_tokens"] >= most for r in plain)
+    if not cut:
+        return []
+    return [
+        f"{cut} of {len(plain)} texts are as long as --max-new-tokens {most} lets them: what is cut off is an error"
+    ]
 
 
 def energy_text(summaries: Sequence[Summary]) -> str:

@@ -118,12 +118,15 @@ class Say:
     prompt: Text
 
     def __call__(self, text: Text) -> Floats:
-        return known_law(self.model.module, self.rule, self.prompt + text)
+        barred = self.model.never + (() if text else self.model.never_first)
+        return known_law(self.model.module, self.rule, self.prompt + text, barred)
 
 
 @cache
-def known_law(module: Any, rule: SamplingRule, tokens: Text) -> Floats:
-    return law_of(known_logits(module, tokens).numpy(), rule)
+def known_law(module: Any, rule: SamplingRule, tokens: Text, barred: tuple[int, ...] = ()) -> Floats:
+    logits = known_logits(module, tokens).numpy().copy()
+    logits[list(barred)] = -np.inf
+    return law_of(logits, rule)
 
 
 def enumerate_texts(law: Callable[[Text], Floats], ends: Sequence[int], budget: int) -> dict[Text, float]:

@@ -30,11 +30,13 @@ ENGLISH = {k: v for k, v in SETTINGS.items() if k not in ("lang_to_id", "task_to
 ENGLISH |= {"is_multilingual": False, "forced_decoder_ids": [[1, NO_TIMES]]}
 
 
-def save_hearing(folder: Path, seed: int, settings: dict[str, Any] = SETTINGS, **changes: Any) -> Path:
+def save_hearing(
+    folder: Path, seed: int, settings: dict[str, Any] = SETTINGS, words: Sequence[str] = WORDS, **changes: Any
+) -> Path:
     """A random Whisper that hears one second, in a folder with its feature extractor and generation config."""
     from transformers import WhisperFeatureExtractor
 
-    save_seq2seq(folder, "whisper", seed, WORDS, max_source_positions=50, **changes)
+    save_seq2seq(folder, "whisper", seed, words, max_source_positions=50, **changes)
     WhisperFeatureExtractor(feature_size=5, chunk_length=1).save_pretrained(folder)
     told = {"suppress_tokens": None, "begin_suppress_tokens": None} | settings
     (folder / "generation_config.json").write_text(json.dumps(told))

@@ -102,8 +102,15 @@ def narrow() -> tuple[Model, Model]:
     return target, Model(module=Trigram(draft.module.table[..., :3]), vocabulary=3)
 
 
+@cache
+def barred_whisper() -> tuple[Model, Model]:
+    """A pair that hears: one token it never writes, and one not first."""
+    target, draft = (replace(m, never=(3,), never_first=(1,)) for m in seq2seq_pair("whisper", 1, 4))
+    return target, draft
+
+
 PAIRS = {"trigram": trigrams, "llama": llamas, "narrow": narrow}
-PAIRS |= {kind: partial(seq2seq_pair, kind, 1, 3) for kind in SEQ2SEQ}
+PAIRS |= {kind: partial(seq2seq_pair, kind, 1, 3) for kind in SEQ2SEQ} | {"whisper": barred_whisper}
 TRANSFORMERS = ("llama", *SEQ2SEQ)
 
 

@@ -128,7 +128,10 @@ def test_pairs_and_options_that_are_not_for_models_with_an_encoder_are_refused(
     user_error(run(*bench, *t5, "--draft", sound), "an encoder-decoder of sound, but --target", "two of a kind")
     other = save_seq2seq(tmp_path / "other", "t5", 4, WORDS[::-1])
     across = "measure-acceptance", "--prompts", prompts, "--cross-tokenizer", "text"
-    user_error(run(*across, *t5, "--draft", other), f"--cross-tokenizer text: {has}")
+    user_error(
+        run(*across, *t5, "--draft", other),
+        f"--cross-tokenizer text: --target {folders['t5']} reads text with an encoder",
+    )
 
 
 def test_a_draft_of_the_targets_weights_shares_its_encoder(folders: dict[str, Path]) -> None:

@@ -28,6 +28,7 @@ from acceptance.models.sound import hearing
 from acceptance.models.source import Begun
 from acceptance.results.journal import read_records
 from acceptance.results.records import RECORD
+from acceptance.results.report import cut_notes
 from acceptance.results.summary import summarise
 from acceptance.results.validate import problems
 from acceptance.text.speech import load_speech
@@ -36,9 +37,24 @@ from simulator.ground.artefacts import UserError
 from tests.conftest import Run
 
 from .oracles import FREE, GREEDY, check_loop_and_trace, task_of
-from .speech_files import EN, ENGLISH, NO_TIMES, SETTINGS, START, TRANSCRIBE, TRANSLATE, save_hearing, save_librispeech
+from .speech_files import (
+    EN,
+    ENGLISH,
+    NO_TIMES,
+    SETTINGS,
+    START,
+    TRANSCRIBE,
+    TRANSLATE,
+    WORDS,
+    save_hearing,
+    save_librispeech,
+    save_sound,
+)
 
 BUDGET = 10
+# Of an English model whose words stand in another order.
+MIRRORED = {"decoder_start_token_id": 19 - START, "eos_token_id": 17, "pad_token_id": 17, "is_multilingual": False}
+MIRRORED |= {"forced_decoder_ids": [[1, 19 - NO_TIMES]], "no_timestamps_token_id": 19 - NO_TIMES}
 SAID = ["w3 w1", "w5 W6, w7", "", "w8 w8 w1 w0"]
 
 
@@ -142,6 +158,19 @@ def test_an_english_model_is_told_nothing(folders: dict[str, Path]) -> None:
         hearing(loaded, place, "en", None)
 
 
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ((None, None), "knows 2 and is not told which, expected en, de"),
+        (("fr", None), "does not know 'fr', expected one of en, de"),
+    ],
+)
+def test_a_model_of_several_languages_is_told_one(told: tuple[Any, Any], reason: str, folders: dict[str, Path]) -> None:
+    place = str(folders["target"])
+    with pytest.raises(UserError, match=f"--language: --target {place} {reason}"):
+        hearing(load_pair(place, place, device="cpu", dtype="float32"), place, *told)
+
+
 def test_word_errors_are_those_of_their_definition() -> None:
     references = ["the cat sat down", "Mr. Jones, it's", None, " . "]
     texts = ["a cat sat sat down", "mister jones it is", "any", "any"]
@@ -153,9 +182,7 @@ def test_word_errors_are_those_of_their_definition() -> None:
     assert normaliser(None, "de")[1]("Grüß Gott!").strip() == "grüß gott"
 
 
-def test_a_run_tells_word_errors_beside_speed(
-    run: Run, user_error: Callable[..., None], folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_run_tells_word_errors_beside_speed(run: Run, folders: dict[str, Path], tmp_path: Path) -> None:
     words = (
         "--target",
         folders["target"],
@@ -181,15 +208,50 @@ def test_a_run_tells_word_errors_beside_speed(
     assert ["text_scores" in r for r in plain] == [True, True, False, True], "nobody speaks in the third"
     parts = [r["text_scores"]["wer"] for r in plain if "text_scores" in r]
     assert sum(p["of"] for p in parts) == 2 * (2 + 3 + 4), "to the normaliser w3 is two words"
+    longest = max(r["generated_tokens"] for r in plain if "text_scores" in r)
+    assert f" of 3 texts are as long as --max-new-tokens {longest} lets them" in cut_notes(records, longest)[0]
+    assert cut_notes(records, longest + 1) == []
     summary = next(s for s in summarise(records, 0) if s["method"] == "baseline")
     assert summary["text_scores"]["wer"]["value"] == pytest.approx(sum(p["sum"] for p in parts) / 18)
     assert [round(r["sound_s"], 2) for r in plain] == [0.3, 0.45, 0.6, 0.75]
-    user_error(run("bench-decode", *words), "--language: --target", "knows 2 and is not told which, expected en, de")
-    user_error(run("bench-decode", *words, "--language", "fr"), "does not know 'fr', expected one of en, de")
+
+
+def test_what_does_not_go_with_speech_is_refused_in_a_line(
+    run: Run, user_error: Callable[..., None], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    pair = "--target", folders["target"], "--draft", folders["draft"], "--device", "cpu", "--language", "en"
+    heard = *pair, "--task", "asr", "--prompts", folders["speech"]
+    for command in ("bench-decode", "measure-acceptance"):
+        told = "--task asr: --prompts is not given, expected a folder or manifest of sound"
+        user_error(run(command, *pair, "--task", "asr"), told)
+        user_error(run(command, "--language", "en"), "--language: is read by --task asr alone")
+        user_error(run(command, *heard, "--use-chat-template"), "--use-chat-template: is for prompts of text")
+        spoken = "--task", "asr", "--prompts", folders["speech"], "--device", "cpu"
+        user_error(
+            run(command, *spoken), "--task asr: --target bundled is a decoder alone, expected a model that hears"
+        )
+    user_error(run("bench-decode", *heard, "--answers", "a"), "--answers: is for prompts of text, expected --task asr")
+    user_error(run("bench-decode", *heard, "--template", "{text}"), "--template: is read by --task summarize alone")
+    texts = "--texts", folders["speech"] / "t.jsonl"
+    user_error(run("measure-acceptance", *heard, *texts), "--texts")
+    deaf = save_hearing(tmp_path / "deaf", 3)
+    (deaf / "preprocessor_config.json").unlink()
+    user_error(run("bench-decode", "--target", deaf, *heard[2:]), f"--target {deaf}: cannot be loaded (")
+    for name, seconds in (("long", 1.4), ("short", 0.5)):
+        save_sound(tmp_path / "s" / f"{name}.wav", seconds)
+    done = run("bench-decode", *heard[:-1], "s", "--method", "baseline", "--max-new-tokens", 3)
+    assert "left out: long: 1.4 s of sound, but the models hear 1 s" in done.stdout
+    assert "word error rate: 2 of 2 utterances come without what is said" in done.stdout
+    assert "beside references" not in done.stdout
 
 
 def test_a_trace_holds_what_generate_writes_and_the_loop_agrees(
-    run: Run, folders: dict[str, Path], pair: Pair, prompts: list[Begun], tmp_path: Path
+    run: Run,
+    user_error: Callable[..., None],
+    folders: dict[str, Path],
+    pair: Pair,
+    prompts: list[Begun],
+    tmp_path: Path,
 ) -> None:
     words = (
         "--target",
@@ -209,4 +271,14 @@ def test_a_trace_holds_what_generate_writes_and_the_loop_agrees(
     texts = [without_end(trace.token[trace.prompt == i].tolist()) for i in range(4)]
     assert texts == [written(pair, p, language="en") for p in prompts]
     assert (parameters["task"], parameters["encoder"]["decoder_begins_with"]) == ("asr", list(pair.target.first))
+    # A draft of another vocabulary reads the text in its own tokens, behind the same sound.
+    other = save_hearing(tmp_path / "other", 7, MIRRORED, WORDS[::-1])
+    words = *words[:2], "--draft", other, *words[4:-3], "--cross-tokenizer", "text", "--out-dir", "across"
+    done = run("measure-acceptance", *words)
+    assert done.returncode == 0, done.stderr
+    again, parameters = load_trace(tmp_path / "across" / "trace.json")
+    assert again.token.tolist() == trace.token.tolist()
+    assert again.accept_greedy.tolist() != trace.accept_greedy.tolist()
+    assert parameters["approximation"]
+    user_error(run("bench-decode", *words[:-6], "--language", "en"), f"--draft {other}: vocabulary differs")
     assert [p.source for p in trace.prompts] == [f"84-121123-000{i}" for i in range(4)]
