@@ -14,7 +14,8 @@ from typing import Any
 from simulator.ground.artefacts import writing
 from simulator.ground.chrome_trace import ChromeTrace
 
-PHASES = ("prefill", "draft", "verify", "sample", "kv", "other")
+SAMPLE = "sample"
+PHASES = ("prefill", "draft", "verify", SAMPLE, "kv", "other")
 # Name of the phase, start and end in seconds since the clock was started.
 Span = tuple[str, float, float]
 

@@ -9,6 +9,7 @@ from typing import Any
 from acceptance.decoders import heads, ngram
 from acceptance.decoders.method import Models, Options
 from acceptance.decoders.methods import METHODS, lacking
+from acceptance.decoders.samplers import load_sampler
 from acceptance.measure.plan import Plan, before_answer, logged, plan
 from acceptance.measure.plan import Settings as MeasureSettings
 from acceptance.models.bundled import BUNDLED, place_of
@@ -19,7 +20,7 @@ from acceptance.models.model import ASR, Pair
 from acceptance.models.origin import folder_sha256, origin
 from acceptance.models.sound import check_hears, hearing
 from acceptance.models.source import encoder_of, read_tokens
-from acceptance.results.settings import BASELINE, KNOBS, Arm, Settings, config_sha256, option_of
+from acceptance.results.settings import ALGORITHMS, BASELINE, KNOBS, LOOP, Arm, Settings, config_sha256, option_of
 from acceptance.text.conversation import Framing, answer_text, check_template
 from acceptance.text.prompts import Prompt
 from acceptance.text.speech import Utterance
@@ -53,6 +54,8 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     """
     if options.deterministic:
         make_deterministic(options.seed)
+    samplers = {name: load_sampler(name) for name in options.samplers if name != LOOP}
+    arms = arms_of(options, presets)
     items, placement = load_items(options), placed(options)
     if options.processor_time:
         time_by_processor([*placement.target, *placement.draft])
@@ -68,11 +71,11 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     same = {"max_new_tokens": options.max_new_tokens, "seed": options.seed, "batch_size": options.batch_size}
     planned = plan(pair, items.prompts, MeasureSettings(rule=rule, draft_rule=draft_rule, framing=framing, **same))
     target = inflate(pair.target, options.inflate_target)
-    arms = arms_of(options, presets)
     texts = known_texts(options, pair, framing, arms)
     models = Models(target=target, draft=pair.draft, texts=texts, **trained_folders(options))
     settings = Settings(arms=arms, rule=rule, runs=options.runs, **same)
-    chosen = [(arm, Options(draft_rule=draft_rule, **arm.knobs)) for arm in arms]  # type: ignore[arg-type]
+    own = {"draft_rule": draft_rule}
+    chosen = [(arm, Options(sampler=samplers.get(arm.sampler), **own, **arm.knobs)) for arm in arms]  # type: ignore[arg-type]
     runnables = [bind(*both, models, settings, strict=False) for both in chosen]
     others = [n for n, r in enumerate(runnables) if r.arm.method != BASELINE]
     if others and all(runnables[n].begin is None for n in others):
@@ -88,6 +91,8 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     parameters |= {"draft_temperature": draft_rule.temperature}
     # A pipe is empty once it is read: items_sha256 tells what came of it.
     parameters |= {name: True for name in ("time_parts", "processor_time", "answers") if getattr(options, name)}
+    if samplers:
+        parameters["samplers"] = {name: sampler.is_exact for name, sampler in samplers.items()}
     parameters |= items.parameters_with(pair)
     if options.ngram_texts:
         parameters["ngram_texts_sha256"] = hashlib.sha256(repr(texts).encode()).hexdigest()
@@ -258,6 +263,11 @@ def arms_of(options: DecodeOptions, presets: Presets | None) -> tuple[Arm, ...]:
         named = METHODS if name == "all" else [name]
         chosen = [preset_methods.get(n) or Arm(name=n, method=n) for n in named]
         arms |= {a.name: replace(a, knobs={**options.knobs, **a.knobs}) for a in chosen}
+    if options.samplers != (LOOP,) and not any(arm.takes_sampler for arm in arms.values()):
+        takers = ", ".join(name for name, algorithm in ALGORITHMS.items() if algorithm.sampler)
+        raise UserError(f"--sampler: no method of --method takes one, expected {takers}")
+    by_sampler = (a.by(s) for a in arms.values() for s in (options.samplers if a.takes_sampler else (LOOP,)))
+    arms = {arm.name: arm for arm in by_sampler}
     if not any(arm.method == BASELINE for arm in arms.values()):
         arms = {BASELINE: Arm(name=BASELINE, method=BASELINE)} | arms
     return tuple(sorted(arms.values(), key=lambda arm: arm.method != BASELINE))
@@ -269,10 +279,11 @@ def bind(arm: Arm, chosen: Options, models: Models, settings: Settings, *, stric
     Raises:
         UserError: The method cannot work with these models.
     """
-    method = METHODS[arm.method]
-    if settings.batch_size > 1 and not method.batched:
+    method, sampler = METHODS[arm.method], chosen.sampler
+    is_exact = method.is_exact and (sampler is None or sampler.is_exact)
+    if settings.batch_size > 1 and not (method.batched and (sampler is None or sampler.batched)):
         reason = f"takes one sequence at a time, --batch-size is {settings.batch_size}"
-        return Runnable(arm=arm, is_exact=method.is_exact, begin=None, reason=reason)
+        return Runnable(arm=arm, is_exact=is_exact, begin=None, reason=reason)
     try:
         if missing := lacking(method, models):
             needs = " and ".join(missing)
@@ -283,8 +294,8 @@ def bind(arm: Arm, chosen: Options, models: Models, settings: Settings, *, stric
     except UserError as error:
         if strict:
             raise
-        return Runnable(arm=arm, is_exact=method.is_exact, begin=None, reason=str(error))
-    return Runnable(arm=arm, is_exact=method.is_exact, begin=begin)
+        return Runnable(arm=arm, is_exact=is_exact, begin=None, reason=str(error))
+    return Runnable(arm=arm, is_exact=is_exact, begin=begin)
 
 
 def described(
@@ -301,7 +312,10 @@ def described(
     trained = {name: getattr(models, name) for name in TRAINED}
     known |= {name: {"name": str(path), "sha256": folder_sha256(path)} for name, path in trained.items() if path}
     knobs = [{name: getattr(o, name) for name in KNOBS} for _, o in chosen]
-    methods = [{"name": a.name, "method": a.method, "knobs": k} for (a, _), k in zip(chosen, knobs, strict=True)]
+    methods = [
+        {"name": a.name, "method": a.method, "knobs": k} | ({} if a.sampler == LOOP else {"sampler": a.sampler})
+        for (a, _), k in zip(chosen, knobs, strict=True)
+    ]
     return {name: getattr(options, name) for name in DECIDING} | {
         "methods": methods,
         "models": known,

@@ -8,7 +8,7 @@ from typing import Any
 from acceptance.models.bundled import BUNDLED
 from acceptance.models.model import ASR
 from acceptance.models.rule import SamplingRule, rules_of_pair
-from acceptance.results.settings import KNOBS, option_of
+from acceptance.results.settings import KNOBS, LOOP, option_of
 from acceptance.text.prompts import check_at_least_one
 from simulator.ground.artefacts import UserError
 
@@ -67,6 +67,7 @@ class DecodeOptions:
     top_k: int = 0
     top_p: float = 1.0
     draft_temperature: float | None = None
+    sampler: str = LOOP
     seed: int = 0
     knobs: Mapping[str, float] = field(default_factory=dict)
     device: str = "auto"
@@ -96,7 +97,12 @@ class DecodeOptions:
         for name in ("max_prompts", "max_new_tokens", "runs", "batch_size"):
             check_at_least_one(option_of(name), getattr(self, name))
         _ = self.rules
-        for name, value in {"batch_size": self.batch_size > 1, "cuda_graphs": self.cuda_graphs}.items():
+        if self.samplers != (LOOP,) and self.rules[0].is_greedy:
+            raise UserError(
+                f"--sampler: {self.sampler} samples, and at --temperature 0 nothing is, expected it above 0"
+            )
+        beside_parts = {"batch_size": self.batch_size > 1, "cuda_graphs": self.cuda_graphs}
+        for name, value in (beside_parts | {"sampler": self.samplers != (LOOP,)}).items():
             if self.time_parts and value:
                 raise UserError(f"--time-parts: {option_of(name)} is {getattr(self, name)}, expected none beside it")
         for name, model in (("target", self.target), ("draft", self.draft)):
@@ -123,6 +129,11 @@ class DecodeOptions:
     def rules(self) -> tuple[SamplingRule, SamplingRule]:
         """What the target and the draft sample from."""
         return rules_of_pair(self.temperature, self.draft_temperature, self.top_k, self.top_p)
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Who decides on drafts, each in arms of its own."""
+        return tuple(dict.fromkeys(name.strip() for name in self.sampler.split(",")))
 
     def with_values(self, values: Mapping[str, Any]) -> "DecodeOptions":
         """Return these options with others in their place, knobs among them by their own names."""

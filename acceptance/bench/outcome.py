@@ -1,7 +1,7 @@
 """From a turn that was timed to its records: quality and comparisons with the baseline, worked out behind the clock."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -9,10 +9,11 @@ from acceptance.decoders.methods import METHODS
 from acceptance.measure.loop_check import Recheck, finer_copy, first_difference, recheck, top_two
 from acceptance.models.model import Model
 from acceptance.models.source import longer, read_tokens
-from acceptance.results.settings import BASELINE
+from acceptance.results.settings import BASELINE, LOOP
 
+from .clock import SAMPLE
 from .quality import Quality, of_output
-from .record import Divergence, Measured, Origin, Skipped, as_record
+from .record import Divergence, Measured, Origin, SamplerUsed, Skipped, as_record
 from .timed import Taken, reason_of
 from .turns import Bench, Runnable, Turn
 
@@ -54,7 +55,9 @@ def records_of(bench: Bench, turn: Turn, taken: dict[str, Taken | str], began_ut
                 records.append(as_record(origin, Skipped(status="error", reason=result)))
             else:
                 plain_output = plain[row] if plain else None
-                records.append(as_record(origin, measured(bench, origin, result, plain_output, worked_out)))
+                outcome = measured(bench, origin, result, plain_output, worked_out)
+                used = sampler_used(runnable.arm.sampler, result, len(outcome.rounds))
+                records.append(as_record(origin, replace(outcome, sampler=used)))
     return records
 
 
@@ -114,6 +117,14 @@ def measured(bench: Bench, origin: Origin, taken: Taken, plain: list[int] | None
         sound_s=bench.sound_s[origin.prompt_index] if bench.sound_s else None,
         note="; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason) or None,
     )
+
+
+def sampler_used(name: str, taken: Taken, rounds: int) -> SamplerUsed | None:
+    """Return who decided on a row's drafts, and how long in each of its rounds: the first steps of its batch."""
+    if name == LOOP:
+        return None
+    spans = [1e3 * (end_s - begin_s) for phase, begin_s, end_s in taken.timeline if phase == SAMPLE]
+    return SamplerUsed(name=name, ms=spans[:rounds])
 
 
 def guarded(work: Callable[..., T], *arguments: Any) -> tuple[T | None, str]:

@@ -15,7 +15,7 @@ import torch
 
 from acceptance.decoders.baseline import Plain
 from acceptance.decoders.batch import Batch, Task
-from acceptance.decoders.chain import Chain, Proposal, Seen, Verdict, choose
+from acceptance.decoders.chain import Chain, Draws, Proposal, Seen, Verdict
 from acceptance.decoders.eagle import EagleDraft, EagleTree, Reader
 from acceptance.decoders.medusa import MedusaDraft, MedusaTree
 from acceptance.decoders.model_draft import ModelDraft
@@ -269,7 +269,7 @@ def draft_model(laps: Laps, draft: ModelDraft, batch: Batch, of: str, rows: int)
         return found
 
     def step() -> None:
-        choose(draft.read(drafted, np.ones((1, 1), bool), []), draft.rule, numbers[:, 0], [])
+        Draws(draft.rule).choose(draft.read(drafted, np.ones((1, 1), bool), []), numbers[:, 0])
 
     pass_before(batch)
     draft.context.roll_back(batch.lengths - rows)

@@ -16,6 +16,7 @@ from acceptance.results.records import (
     PHASES,
     RECORD,
     ROUND_FIELDS,
+    SAMPLER,
     SCHEMA_PATH,
     SCHEMA_VERSION,
     figures,
@@ -91,12 +92,20 @@ class Divergence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerUsed:
+    """Who decided on drafts in the loop's place; ms: how long in each round, of the batch."""
+
+    name: str
+    ms: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """One row of a timed batch.
 
     has_judge: whether a trained judge decides. identical: to the baseline's greedy output. reference: what a task says
-    really follows. scores: of the text, beside its reference. sound_s: how long the sound is that was heard. note: what
-    could not be worked out or measured, and why.
+    really follows. scores: of the text, beside its reference. sound_s: how long the sound is that was heard.
+    sampler: who decided on drafts in the loop's place. note: what could not be worked out or measured, and why.
     """
 
     tokens: list[int]
@@ -112,6 +121,7 @@ class Measured:
     reference: Sequence[int] | None = None
     scores: Scores | None = None
     sound_s: float | None = None
+    sampler: SamplerUsed | None = None
     note: str | None = None
 
 
@@ -158,6 +168,7 @@ def measured_fields(measured: Measured) -> dict[str, Any]:
         "note": measured.note,
         **({"text_scores": measured.scores} if measured.scores else {}),
         **({} if measured.sound_s is None else {"sound_s": measured.sound_s}),
+        **({SAMPLER: asdict(measured.sampler)} if measured.sampler else {}),
     }
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from acceptance.models.static_context import no_captures
 from acceptance.results.parts import parts_record
 from acceptance.results.records import resume_key
+from acceptance.results.settings import LOOP
 from simulator.ground.artefacts import created_utc
 
-from .clock import Span
+from .clock import SAMPLE, Span
 from .outcome import origin_of, records_of
 from .parts import PartTimer
 from .record import Skipped, as_record
@@ -70,10 +71,13 @@ def measure(
 
 
 def show(taken: Mapping[str, Taken | str], turn: Turn, watch: Callable[[str, list[Span]], None]) -> None:
-    """Show the timelines of a turn."""
+    """Show the timelines of a turn; what decides on drafts in the loop's place, by its name."""
+    samplers = {r.arm.name: r.arm.sampler for r in turn.order if r.arm.sampler != LOOP}
     for name, outcome in taken.items():
         if isinstance(outcome, Taken):
-            watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", outcome.timeline)
+            deciding = f"{SAMPLE} {samplers[name]}" if name in samplers else SAMPLE
+            spans = [(deciding if span[0] == SAMPLE else span[0], *span[1:]) for span in outcome.timeline]
+            watch(f"{name}, prompt {turn.batch.start}, run {turn.run}", spans)
 
 
 def left_out(bench: Bench, done: Collection[str]) -> list[dict[str, Any]]:

@@ -88,6 +88,12 @@ RUN_OPTIONS = stacked(
         help="Sample from the fewest tokens that reach p, in both models; 1: off.",
     ),
     option("--draft-temperature", type=float, show_default="--temperature", help="The draft's own; 0: greedy."),
+    option(
+        "--sampler",
+        metavar="NAME[,NAME...]",
+        help="Who decides on drafts, each in arms of its own: loop, by its own draws; exact or sigmoid (lossy), the "
+        "kernels; transformers, as its generation does; or one of yours (entry points specsim.samplers).",
+    ),
     option("--seed", type=click.IntRange(0, 2**31), help="Of sampling, turns and intervals."),
 )
 KNOB_OPTIONS = stacked(*(knob_option(name, knob) for name, knob in KNOBS.items()))

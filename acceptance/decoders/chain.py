@@ -4,7 +4,7 @@ Who proposes, who accepts and who chooses K are parts of their own. One sequence
 has its own draft length and goes on at its own pace.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ from acceptance.models.rule import SamplingRule
 
 from .batch import Batch, Floats, Ints, Round, Task, commit, start, unread
 from .decoder import still_running
+from .samplers import Sampler, decide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,8 @@ class Proposal:
     tokens: [rows, longest]. lengths: how many of them count, [rows]. laws: q that each was drawn from, [rows, longest,
     vocabulary]; none where each is a first choice, whose law is a point mass. passes: the draft's, for each row.
     hidden: the draft's last hidden states at the drafted tokens, [rows, longest, d], and confidence: q(x) of each, of a
-    greedy draft at temperature 1, [rows, longest]; where a rule asks for them.
+    greedy draft at temperature 1, [rows, longest]; where a rule asks for them. logits, rule: in place of `laws`, where
+    a sampler reads them, what each was drawn from, [rows, longest, vocabulary], and how.
     """
 
     tokens: torch.Tensor
@@ -35,6 +37,8 @@ class Proposal:
     laws: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
     confidence: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    rule: SamplingRule | None = None
 
     def masses(self, vocabulary: int) -> torch.Tensor:
         """Return q, [rows, longest, vocabulary]."""
@@ -130,13 +134,42 @@ class Exact:
         return laws.residual(target, draft)
 
 
-def choose(logits: torch.Tensor, rule: SamplingRule, numbers: Floats, drafted_from: list[torch.Tensor]) -> torch.Tensor:
-    """Return the next drafted tokens, [rows]; note the law they come from, unless it is a point mass."""
-    if rule.is_greedy:
-        return logits.argmax(-1)
-    law = laws.probabilities(logits, rule)
-    drafted_from.append(law)
-    return laws.draw(law, laws.uniforms_like(logits, numbers))
+# Of some tokens to all of them: values, and what the missing have.
+Widened = Callable[[torch.Tensor, float], torch.Tensor]
+
+
+class Draws:
+    """Draws drafted tokens, and keeps what they were drawn from: laws, or logits where a sampler reads these.
+
+    Nothing is kept of first choices, whose law is a point mass.
+    """
+
+    def __init__(self, rule: SamplingRule, *, keep_logits: bool = False) -> None:
+        """Take what is sampled from."""
+        self.rule, self.keep_logits = rule, keep_logits
+        self.kept: list[torch.Tensor] = []
+
+    def choose(self, logits: torch.Tensor, numbers: Floats) -> torch.Tensor:
+        """Return the next drafted tokens, [...], of logits, [..., vocabulary]; numbers are uniform, [...]."""
+        if self.rule.is_greedy:
+            return logits.argmax(-1)
+        law = laws.probabilities(logits, self.rule)
+        self.kept.append(logits if self.keep_logits else law)
+        return laws.draw(law, laws.uniforms_like(logits, numbers))
+
+    def parts(self, widened: Widened = lambda kept, missing: kept) -> dict[str, Any]:
+        """Return what a `Proposal` says of one draw behind another; widened: to all tokens, see `drawn_from`."""
+        if not self.kept:
+            return {}
+        return drawn_from(torch.stack(self.kept, 1), self.rule, widened, are_logits=self.keep_logits)
+
+
+def drawn_from(kept: torch.Tensor, rule: SamplingRule, widened: Widened, *, are_logits: bool) -> dict[str, Any]:
+    """Return what a `Proposal` says of what drafts were drawn from, laws or logits, [rows, longest, any].
+
+    widened: makes it of all tokens, told what those have that are missing.
+    """
+    return {"logits": widened(kept, -torch.inf), "rule": rule} if are_logits else {"laws": widened(kept, 0.0)}
 
 
 class Lengths(Protocol):
@@ -177,11 +210,13 @@ class Chain:
         *,
         lengths: Lengths,
         acceptance: Acceptance | None = None,
+        sampler: Sampler | None = None,
         keep_hidden: bool = False,
     ) -> None:
-        """Read the prompts. No row drafts more than its budget less one."""
+        """Read the prompts. No row drafts more than its budget less one. sampler: decides in place of `acceptance`."""
         self.task, self.drafter, self.controller = task, drafter, lengths
         self.acceptance: Acceptance = acceptance or Exact()
+        self.sampler = sampler
         self.batch = start(target, prompts, task.max_new_tokens, keep_hidden=keep_hidden)
         self.numbers = np.zeros((0, 0))
         drafter.start(self.batch, prompts)
@@ -212,7 +247,7 @@ class Chain:
             numbers=numbers,
             hidden=None if hidden is None else hidden[:, -longest - 1 :],
         )
-        return verify(seen, self.acceptance)
+        return verify(seen, self.acceptance) if self.sampler is None else sampled(seen, self.sampler)
 
     def commit(self, proposal: Proposal, verdict: Verdict) -> Ints:
         """Append, roll back, note the rounds."""
@@ -273,6 +308,13 @@ def verify(seen: Seen, acceptance: Acceptance) -> Verdict:
         # What ends a chain early the exact rule rejected and the judge refused.
         judged = overruled + (accepts < lengths)
     return Verdict(seen=seen, accepted=accepts, following=following.cpu().numpy(), overruled=overruled, judged=judged)
+
+
+def sampled(seen: Seen, sampler: Sampler) -> Verdict:
+    """Let a sampler accept or reject, and draw the token that follows. What it overrules is not counted."""
+    accepted, following = decide(seen, sampler)
+    nothing = np.zeros(len(accepted), np.int64)
+    return Verdict(seen=seen, accepted=accepted, following=following, overruled=nothing, judged=nothing)
 
 
 def draw_following(seen: Seen, acceptance: Acceptance, accepted: torch.Tensor) -> Any:

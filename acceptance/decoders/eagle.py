@@ -17,7 +17,7 @@ from acceptance.models.rule import SamplingRule
 
 from . import heads
 from .batch import Batch, Flags, Floats, Ints
-from .chain import Proposal, Verdict, choose
+from .chain import Draws, Proposal, Verdict
 from .method import Begin, Method, Models, Options, chains
 from .nodes import children, no_nodes
 from .tree import Tree, TreeDecoder, Walk, check_tree
@@ -107,9 +107,9 @@ def causal(columns: Ints) -> Flags:
 class EagleDraft:
     """Proposes chains."""
 
-    def __init__(self, target: Model, module: heads.Eagle, rule: SamplingRule) -> None:
-        """Take a head of this target, and what it samples from."""
-        self.target, self.module, self.rule = target, module, rule
+    def __init__(self, target: Model, module: heads.Eagle, rule: SamplingRule, *, keep_logits: bool = False) -> None:
+        """Take a head of this target, and what it samples from. keep_logits: hand on logits in place of laws."""
+        self.target, self.module, self.rule, self.keep_logits = target, module, rule, keep_logits
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Read the prompts; one of a single token drafts nothing in its first round."""
@@ -123,7 +123,7 @@ class EagleDraft:
         if not lengths.max():
             return replace(heads.no_proposal(len(lengths)), passes=np.full(len(lengths), caught_up))
         drafted: list[torch.Tensor] = []
-        drafted_from: list[torch.Tensor] = []
+        draws = Draws(self.rule, keep_logits=self.keep_logits)
         features = reader.last
         for step in range(int(lengths.max())):
             if step:
@@ -131,13 +131,13 @@ class EagleDraft:
                 columns = np.where((step < lengths)[:, None], positions + 1, 0)
                 entries = (drafted[-1][:, None], features[:, None], positions, columns, causal(columns))
                 features = reader.step(*entries)[:, 0]
-            places = choose(reader.logits(features), self.rule, numbers[:, step], drafted_from)
+            places = draws.choose(reader.logits(features), numbers[:, step])
             drafted.append(reader.voice.said(places))
         return Proposal(
             tokens=torch.stack(drafted, 1),
             lengths=lengths,
             passes=np.maximum(lengths - 1, 0) + caught_up,
-            laws=reader.voice.widened(torch.stack(drafted_from, 1)) if drafted_from else None,
+            **draws.parts(reader.voice.widened),
         )
 
     def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
@@ -232,8 +232,9 @@ def begin_chain(models: Models, options: Options) -> Begin:
     """Load the head."""
     assert models.eagle is not None
     module, _ = heads.load("eagle", models.eagle, models.target)
-    drafter = partial(EagleDraft, models.target, module, options.draft_rule)
-    return chains(models.target, drafter, options.k, keep_hidden=True)
+    sampler = options.sampler
+    drafter = partial(EagleDraft, models.target, module, options.draft_rule, keep_logits=sampler is not None)
+    return chains(models.target, drafter, options.k, sampler=sampler, keep_hidden=True)
 
 
 def begin_tree(models: Models, options: Options) -> Begin:

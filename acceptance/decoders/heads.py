@@ -83,11 +83,11 @@ class Voice:
         """Return the tokens that stand at some places of the logits."""
         return places if self.tokens is None else self.tokens[places]
 
-    def widened(self, laws: torch.Tensor) -> torch.Tensor:
-        """Return laws, [..., size], as laws of all tokens, [..., vocabulary]."""
+    def widened(self, laws: torch.Tensor, missing: float = 0.0) -> torch.Tensor:
+        """Return laws, [..., size], as laws of all tokens, [..., vocabulary]; or logits, of which -inf is missing."""
         if self.tokens is None:
             return laws
-        return laws.new_zeros(*laws.shape[:-1], self.target.vocabulary).index_copy_(-1, self.tokens, laws)
+        return laws.new_full((*laws.shape[:-1], self.target.vocabulary), missing).index_copy_(-1, self.tokens, laws)
 
 
 class Medusa(Head):

@@ -19,7 +19,7 @@ from simulator.ground.artefacts import UserError
 
 from . import heads
 from .batch import Batch, Floats, Ints
-from .chain import Proposal, Verdict
+from .chain import Proposal, Verdict, drawn_from
 from .method import Begin, Method, Models, Options, chains
 from .tree import Tree, TreeDecoder, Walk, check_tree
 
@@ -27,9 +27,10 @@ from .tree import Tree, TreeDecoder, Walk, check_tree
 class MedusaDraft:
     """Proposes chains."""
 
-    def __init__(self, target: Model, module: heads.Medusa, rule: SamplingRule) -> None:
-        """Take heads of this target, and what they sample from."""
+    def __init__(self, target: Model, module: heads.Medusa, rule: SamplingRule, *, keep_logits: bool = False) -> None:
+        """Take heads of this target, and what they sample from. keep_logits: hand on logits in place of laws."""
         self.module, self.rule, self.voice = module, rule, heads.Voice(target, module)
+        self.keep_logits = keep_logits
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Note the target's hidden state at the last token that it has read; a prompt of one token has none yet."""
@@ -48,7 +49,9 @@ class MedusaDraft:
             return Proposal(tokens=self.voice.said(logits.argmax(-1)), lengths=lengths, passes=passes)
         law = laws.probabilities(logits, self.rule)
         tokens = self.voice.said(laws.draw(law, laws.uniforms_like(logits, numbers[:, :longest])))
-        return Proposal(tokens=tokens, lengths=lengths, passes=passes, laws=self.voice.widened(law))
+        kept = logits if self.keep_logits else law
+        parts = drawn_from(kept, self.rule, self.voice.widened, are_logits=self.keep_logits)
+        return Proposal(tokens=tokens, lengths=lengths, passes=passes, **parts)
 
     def learn(self, batch: Batch, verdict: Verdict, committed: Ints) -> None:
         """Note the hidden state at the last accepted token."""
@@ -136,8 +139,9 @@ def begin_chain(models: Models, options: Options) -> Begin:
     """Load the heads; K is at most their number."""
     assert models.medusa is not None
     module, _ = heads.load("medusa", models.medusa, models.target)
-    drafter = partial(MedusaDraft, models.target, module, options.draft_rule)
-    return chains(models.target, drafter, min(options.k, len(module.heads)), keep_hidden=True)
+    sampler, most = options.sampler, min(options.k, len(module.heads))
+    drafter = partial(MedusaDraft, models.target, module, options.draft_rule, keep_logits=sampler is not None)
+    return chains(models.target, drafter, most, sampler=sampler, keep_hidden=True)
 
 
 def begin_tree(models: Models, options: Options) -> Begin:

@@ -12,6 +12,7 @@ from acceptance.results.settings import ALGORITHMS, KNOBS, check_knobs
 from .batch import Task
 from .chain import Chain, Drafter, FixedLength, Lengths
 from .decoder import Decoder
+from .samplers import Sampler
 
 Begin = Callable[[Sequence[Sequence[int]], Task], Decoder]
 # Given the number of prompts and the longest output: who chooses draft lengths.
@@ -37,7 +38,8 @@ class Models:
 class Options:
     """What methods are told. Each reads its own.
 
-    draft_rule: what the draft samples from. The others: KNOBS says what each is; judge_threshold: None takes the one
+    draft_rule: what the draft samples from. sampler: who decides on drafts, of methods that take one; None: the loop's
+    own draws. The others: KNOBS says what each is; judge_threshold: None takes the one
     chosen in training.
 
     Raises:
@@ -60,6 +62,7 @@ class Options:
     tau: float = 0.5
     fuzziness: float = 1.5
     judge_threshold: float | None = None
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         knobs = {name: getattr(self, name) for name in KNOBS}

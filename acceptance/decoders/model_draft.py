@@ -12,7 +12,7 @@ from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
 from .batch import Batch, Flags, Floats, Ints, read_prompts, unread
-from .chain import Proposal, Verdict, choose
+from .chain import Draws, Proposal, Verdict
 
 
 class Lane:
@@ -54,15 +54,17 @@ class ModelDraft:
         least_confidence: float = 0.0,
         keep_hidden: bool = False,
         keep_confidence: bool = False,
+        keep_logits: bool = False,
     ) -> None:
         """Take a model and what it samples from.
 
         least_confidence: a draft ends before the first token at which the largest probability is below this; the pass
         that found out is paid. keep_hidden: read the last drafted token as well, and hand on the hidden states of all.
-        keep_confidence: hand on how probable each drafted token was.
+        keep_confidence: hand on how probable each drafted token was. keep_logits: hand on logits in place of laws.
         """
         self.model, self.rule, self.lane = model, rule, Lane(model)
         self.least_confidence, self.keep_hidden, self.keep_confidence = least_confidence, keep_hidden, keep_confidence
+        self.keep_logits = keep_logits
 
     def start(self, batch: Batch, prompts: Sequence[Sequence[int]]) -> None:
         """Read all prompts but their last token; on a stream of its own, while the target reads them."""
@@ -82,7 +84,7 @@ class ModelDraft:
     def drafted(self, batch: Batch, lengths: Ints, numbers: Floats) -> Proposal:
         """Draft on the stream that is current."""
         drafted: list[torch.Tensor] = []
-        drafted_from: list[torch.Tensor] = []
+        draws = Draws(self.rule, keep_logits=self.keep_logits)
         hidden: list[torch.Tensor] = []
         tokens, valid = unread(batch, self.context)
         confidence = [tokens.new_zeros((len(lengths), 0), dtype=torch.float32)]
@@ -95,7 +97,7 @@ class ModelDraft:
             lengths = self.stopped(logits, lengths, step)
             if lengths.max() <= step:
                 break
-            chosen = choose(logits, self.rule, numbers[:, step], drafted_from)
+            chosen = draws.choose(logits, numbers[:, step])
             drafted.append(chosen)
             if self.keep_confidence:
                 confidence.append(self.soft_law(logits).gather(-1, chosen[:, None]))
@@ -106,7 +108,7 @@ class ModelDraft:
         return Proposal(
             tokens=torch.stack(drafted, 1) if drafted else torch.zeros((len(lengths), 0), dtype=torch.long),
             lengths=lengths,
-            laws=torch.stack(drafted_from, 1) if drafted_from else None,
+            **draws.parts(),
             passes=passes,
             hidden=torch.cat(hidden[1 : len(drafted) + 1], dim=1) if self.keep_hidden and drafted else None,
             confidence=torch.cat(confidence, dim=1) if self.keep_confidence else None,

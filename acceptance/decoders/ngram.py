@@ -159,7 +159,7 @@ def over_text(
 
     def begin(models: Models, options: Options) -> Begin:
         fillers, begun = filler_top_k(options), memory(models, options)
-        return chains(models.target, lambda: TextDraft(begun, filler_top_k=fillers), options.k)
+        return chains(models.target, lambda: TextDraft(begun, filler_top_k=fillers), options.k, sampler=options.sampler)
 
     return Method(name=name, summary=summary, batched=True, begin=begin)
 

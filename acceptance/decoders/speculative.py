@@ -18,6 +18,7 @@ from .chain import Acceptance, Chain, Exact, FixedLength
 from .decoder import run
 from .method import Begin, Control, Method, Models, Options, chains
 from .model_draft import ModelDraft
+from .samplers import Sampler
 
 
 def decode(
@@ -30,6 +31,7 @@ def decode(
     draft_rule: SamplingRule,
     max_new_tokens: int,
     rngs: Sequence[np.random.Generator],
+    sampler: Sampler | None = None,
 ) -> list[Decoded]:
     """Continue a batch of prompts with draft length k.
 
@@ -44,9 +46,11 @@ def decode(
         draft_rule: What the draft samples from.
         max_new_tokens: Budget of each output.
         rngs: A random stream for each prompt.
+        sampler: Who decides on drafts; the loop itself, by its own draws, if not given.
     """
     task = Task(rule=rule, max_new_tokens=max_new_tokens, rngs=rngs)
-    return run(Chain(target, ModelDraft(draft, draft_rule), prompts, task, lengths=FixedLength(k)))
+    drafter = ModelDraft(draft, draft_rule, keep_logits=sampler is not None)
+    return run(Chain(target, drafter, prompts, task, lengths=FixedLength(k), sampler=sampler))
 
 
 def over_draft(
@@ -68,8 +72,10 @@ def over_draft(
     def begin(models: Models, options: Options) -> Begin:
         model, rule, control = models.draft, acceptance(models, options), lengths(options)
         assert model is not None
-        drafter = partial(ModelDraft, model, options.draft_rule, keep_hidden=keep_hidden, **draft(options))
-        return chains(models.target, drafter, control, acceptance=rule, keep_hidden=keep_hidden)
+        kept = {"keep_hidden": keep_hidden, "keep_logits": options.sampler is not None}
+        drafter = partial(ModelDraft, model, options.draft_rule, **kept, **draft(options))
+        parts = {"acceptance": rule, "sampler": options.sampler, "keep_hidden": keep_hidden}
+        return chains(models.target, drafter, control, **parts)
 
     return Method(name=name, summary=summary, batched=True, needs=("draft", *needs), begin=begin)
 

@@ -8,7 +8,9 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import cache
+from inspect import signature
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -342,3 +344,51 @@ def places(cache: Any, positions: torch.Tensor) -> dict[str, torch.Tensor]:
         positions: Of the new tokens of its one sequence, [1, new].
     """
     return {} if all(map(counts, cache.layers)) else {"cache_position": positions[0]}
+
+
+class OneRound(NamedTuple):
+    """What a round of one sequence came to: accepted drafts and the token behind them, [1] each."""
+
+    accepted: torch.Tensor
+    token: torch.Tensor
+
+
+def speculative_sampling(target: torch.Tensor, draft: torch.Tensor, drafted: torch.Tensor, seed: int) -> OneRound:
+    """Decide on the drafts of one sequence as transformers' own generation does.
+
+    Args:
+        target: Logits behind each token, [1, K + 1, vocabulary], at temperature 1.
+        draft: What the drafts were drawn from, [1, K, vocabulary].
+        drafted: Shape [1, K].
+        seed: Of its draws, after which torch goes on as if there had been none.
+    """
+    count = drafted.shape[1]
+    generator = generator_of(target.device)
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        if not count:  # there is no function for that: it draws from the target
+            return OneRound(drafted.new_zeros(1), torch.multinomial(target[:, 0].softmax(-1), 1)[:, 0])
+        decide, rest = own_sampling()
+        tokens, accepted = decide(drafted, draft, count, target, *rest)
+    finally:
+        generator.set_state(state)
+    return OneRound(accepted.reshape(1), tokens[:, -1])
+
+
+@cache
+def own_sampling() -> tuple[Callable[..., Any], tuple[bool, ...]]:
+    """Return what transformers decides on drafts by, and what it takes last: until 5, that the draft has not ended."""
+    try:
+        from transformers.generation.utils import _speculative_sampling
+    except ImportError as error:
+        raise UserError(changed_interface("transformers", str(error))) from None
+    parameters = signature(_speculative_sampling).parameters.values()
+    return _speculative_sampling, (False,) * (sum(p.default is p.empty for p in parameters) - 4)
+
+
+def generator_of(device: torch.device) -> torch.Generator:
+    """Return the generator that torch draws from on a device where none is given."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    return torch.default_generator if device.type == "cpu" else torch.mps._get_default_mps_generator()

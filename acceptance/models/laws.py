@@ -34,6 +34,13 @@ def probabilities(logits: torch.Tensor, rule: SamplingRule) -> torch.Tensor:
     return law
 
 
+def cut(logits: torch.Tensor, rule: SamplingRule) -> torch.Tensor:
+    """Return logits, in their own type, of which those that top-k and top-p leave out are -inf."""
+    if rule.top_k == 0 and rule.top_p == 1:
+        return logits
+    return logits.masked_fill(probabilities(logits, rule) == 0, -torch.inf)
+
+
 def widened(logits: torch.Tensor, vocabulary: int) -> torch.Tensor:
     """Return logits, [..., own vocabulary], of a wider one, [..., vocabulary]: what has no row is never said."""
     missing = vocabulary - logits.shape[-1]

@@ -28,7 +28,9 @@ VERDICTS = ("rounding", "bug", "unchecked")
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 WORD_ERRORS = "wer"
 TEXT_SCORES = (*ROUGE, WORD_ERRORS)
-OPTIONAL = ("text_scores", "sound_s")
+# Who decided on drafts in the loop's place, and how long each round.
+SAMPLER = "sampler"
+OPTIONAL = ("text_scores", "sound_s", SAMPLER)
 
 
 def resume_key(method: str, prompt: int, run: int) -> str:

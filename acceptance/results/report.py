@@ -5,7 +5,7 @@ from typing import Any
 
 from simulator.ground.command import table
 
-from .records import ROUGE, TEXT_SCORES, WORD_ERRORS, latest
+from .records import ROUGE, SAMPLER, TEXT_SCORES, WORD_ERRORS, latest
 from .settings import BASELINE
 
 Summary = Mapping[str, Any]
@@ -127,6 +127,22 @@ def score_text(score: Mapping[str, Any], name: str) -> str:
     return f"{text} %" + (f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else "")
 
 
+def sampler_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
+    """Return headings and rows of what samplers cost and gain; nothing where the loop alone decides on drafts."""
+    named = {s["method"]: s[SAMPLER]["name"] for s in summaries if SAMPLER in s}
+    methods = {name.removesuffix(f"-{sampler}") for name, sampler in named.items()}
+    rows = []
+    for s in by_speed(summaries):
+        if s["method"] in named or s["method"] in methods:
+            over = s.get(SAMPLER, {}).get("speedup_over_loop")
+            ms, share = ((s[part] or {}).get("sample") for part in ("round_ms", "phase_share"))
+            gain = f"{over['value']:.3f}x {span(over, 3)}".strip() if over else ""
+            rows.append((s["method"], number(ms, ".3f"), number(share, ".1%"), gain))
+    return (
+        [("who decides on drafts", "sample ms a round", "of all time", "over the loop's draws"), *rows] if named else []
+    )
+
+
 def source_rows(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     """Return headings and rows of what comes before the rounds where an encoder reads the source; nothing elsewhere."""
     if "encoder" not in parameters:
@@ -152,6 +168,8 @@ def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
     scores = score_rows(summaries)
     parts += [table(scores, left=(0, len(scores[0]) - 1))] if scores else []
     parts.append(table([ROUND_HEADINGS, *map(round_row, ordered)]))
+    samplers = sampler_rows(summaries)
+    parts += [table(samplers)] if samplers else []
     before = source_rows(parameters, summaries)
     parts += [table(before)] if before else []
     said = notes(summaries)

@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from acceptance.models.rule import SamplingRule
 from simulator.ground.artefacts import UserError
 
 BASELINE = "baseline"
+# Who decides on drafts where no other sampler is named: the loop, with draws of its own streams.
+LOOP = "loop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,28 +54,32 @@ KNOBS = {
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """What is known of a decoding method without running it: whether it keeps the target's law, and what it reads."""
+    """What is known of a decoding method without running it: whether it keeps the target's law, and what it reads.
+
+    sampler: whether another sampler may decide on its drafts: chains that the exact rule decides on.
+    """
 
     is_exact: bool
     knobs: tuple[str, ...]
+    sampler: bool = False
 
 
-EXACT, LOSSY = True, False
+EXACT, LOSSY, SAMPLED = True, False, True
 TREE_KNOBS = ("k", "parallel_branches", "tree_budget")
 NGRAM_KNOBS = ("k", "ngram")
 ALGORITHMS = {
     BASELINE: Algorithm(EXACT, ()),
-    "speculative": Algorithm(EXACT, ("k",)),
-    "adaptive": Algorithm(EXACT, ("k", "min_k", "max_k", "target_acceptance")),
-    "heuristic": Algorithm(EXACT, ()),
-    "confidence-stop": Algorithm(EXACT, ("k", "least_confidence")),
-    "ngram": Algorithm(EXACT, (*NGRAM_KNOBS, "filler_top_k")),
-    "anpd": Algorithm(EXACT, NGRAM_KNOBS),
-    "prompt-lookup": Algorithm(EXACT, NGRAM_KNOBS),
+    "speculative": Algorithm(EXACT, ("k",), SAMPLED),
+    "adaptive": Algorithm(EXACT, ("k", "min_k", "max_k", "target_acceptance"), SAMPLED),
+    "heuristic": Algorithm(EXACT, (), SAMPLED),
+    "confidence-stop": Algorithm(EXACT, ("k", "least_confidence"), SAMPLED),
+    "ngram": Algorithm(EXACT, (*NGRAM_KNOBS, "filler_top_k"), SAMPLED),
+    "anpd": Algorithm(EXACT, NGRAM_KNOBS, SAMPLED),
+    "prompt-lookup": Algorithm(EXACT, NGRAM_KNOBS, SAMPLED),
     "specexec": Algorithm(EXACT, (*TREE_KNOBS, "branch_prune_threshold")),
-    "medusa": Algorithm(EXACT, ("k",)),
+    "medusa": Algorithm(EXACT, ("k",), SAMPLED),
     "medusa-tree": Algorithm(EXACT, ("k", "tree_budget")),
-    "eagle": Algorithm(EXACT, ("k",)),
+    "eagle": Algorithm(EXACT, ("k",), SAMPLED),
     "eagle-tree": Algorithm(EXACT, TREE_KNOBS),
     "topk": Algorithm(LOSSY, ("k", "rank")),
     "typical": Algorithm(LOSSY, ("k", "typical_p")),
@@ -87,6 +93,8 @@ ALGORITHMS = {
 class Arm:
     """One column of the comparison: a method under a name of its own, and the knobs that differ from the defaults.
 
+    sampler: who decides on drafts.
+
     Raises:
         UserError: A knob out of range.
     """
@@ -94,6 +102,16 @@ class Arm:
     name: str
     method: str
     knobs: Mapping[str, float] = field(default_factory=dict)
+    sampler: str = LOOP
+
+    @property
+    def takes_sampler(self) -> bool:
+        """Whether another than the loop may decide on its drafts."""
+        return ALGORITHMS[self.method].sampler
+
+    def by(self, sampler: str) -> "Arm":
+        """Return the arm with a sampler, under a name that says so."""
+        return self if sampler == LOOP else replace(self, name=f"{self.name}-{sampler}", sampler=sampler)
 
     def __post_init__(self) -> None:
         check_knobs(self.knobs)

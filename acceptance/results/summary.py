@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from acceptance.estimate.estimators import MIN_PROMPTS, Estimate, bootstrap, interval95
 
-from .records import PHASES, SCHEMA_VERSION, SUMMARY, TEXT_SCORES, VERDICTS, latest, ratio
+from .records import PHASES, SAMPLER, SCHEMA_VERSION, SUMMARY, TEXT_SCORES, VERDICTS, latest, ratio
 from .settings import BASELINE
 
 Floats = NDArray[np.float64]
@@ -70,7 +70,13 @@ def summarise(records: Iterable[Mapping[str, Any]], seed: int) -> list[dict[str,
         by_method.setdefault(record["method"], []).append(record)
     plain = next((rows for rows in by_method.values() if rows[0]["algorithm"] == BASELINE), [])
     names = sorted(by_method, key=lambda name: (by_method[name][0]["algorithm"] != BASELINE, name))
-    return [summary_of(by_method[name], plain, seed) for name in names]
+    summaries = [summary_of(by_method[name], plain, seed) for name in names]
+    for summary in summaries:
+        rows = by_method[summary["method"]]
+        if sampler := next((r[SAMPLER]["name"] for r in rows if SAMPLER in r), None):
+            loop = by_method.get(summary["method"].removesuffix(f"-{sampler}"), [])
+            summary[SAMPLER] = {"name": sampler, "speedup_over_loop": over(rows, loop, seed)}
+    return summaries
 
 
 def summary_of(rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
@@ -86,6 +92,13 @@ def summary_of(rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, A
     summary = head | alone(ok, units, seed) | against(units, plain_units, seed)
     heard = quotient(("sound_s", "total_s"), by_unit(units, units), seed)
     return summary | text_scores(units, plain_units, seed) | ({"sound_per_s": heard} if heard else {})
+
+
+def over(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
+    """Return the time a token of others over that of a method, on the units and runs that both did."""
+    units, other_units = (units_of([r for r in each if r["status"] == "ok"]) for each in (rows, others))
+    both = [unit for unit in units if unit in other_units]
+    return speedup(by_unit(units, both), by_unit(other_units, both), "total_s", seed)
 
 
 def units_of(records: Sequence[Mapping[str, Any]]) -> dict[Unit, Floats]:

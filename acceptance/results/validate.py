@@ -18,7 +18,7 @@ from simulator.ground.schema import breaches, checker, load_schema, shown
 
 from .journal import KIND, read_records, to_line
 from .parts import PARTS
-from .records import PHASES, RECORD, SCHEMA_PATH, SUMMARY, figures, latest, resume_key
+from .records import PHASES, RECORD, SAMPLER, SCHEMA_PATH, SUMMARY, figures, latest, resume_key
 from .settings import ALGORITHMS, BASELINE, config_sha256
 from .summary import summarise
 
@@ -200,6 +200,8 @@ class Known:
     def __init__(self, records: Sequence[Record]) -> None:
         self.parameters = records[0]["parameters"]
         self.algorithms = {m["name"]: m["method"] for m in self.parameters["methods"]}
+        self.samplers = {m["name"]: m["sampler"] for m in self.parameters["methods"] if "sampler" in m}
+        self.lossy = {name for name, is_exact in self.parameters.get("samplers", {}).items() if not is_exact}
         self.methods_run, self.finished = len(taking_turns(records)), is_finished(records)
         self.firsts: dict[tuple[Any, ...], Record] = {}
         self.plain = {
@@ -218,7 +220,12 @@ class Known:
         if algorithm not in ALGORITHMS:
             yield f"algorithm is {algorithm!r}, expected a decoding method"
         else:
-            yield from unlike("is_exact", record["is_exact"], ALGORITHMS[algorithm].is_exact, f"holds of {algorithm}")
+            sampler = self.samplers.get(record["method"])
+            is_exact = ALGORITHMS[algorithm].is_exact and sampler not in self.lossy
+            yield from unlike("is_exact", record["is_exact"], is_exact, f"holds of {algorithm}")
+            if record["status"] == "ok":
+                used = record.get(SAMPLER, {}).get("name")
+                yield from unlike(SAMPLER, used, sampler, "follows from the header")
         for name, expected in self.place(record["prompt_index"]).items():
             yield from unlike(name, record[name], expected, "follows from the header")
         if record["status"] != "skipped":

@@ -42,7 +42,7 @@ def test_options_of_prompts_go_by_their_names_in_files_too(tmp_path: Path) -> No
 
 def test_knobs_are_the_options_of_methods_and_the_bundled_presets_are_sound() -> None:
     options = Options(draft_rule=SamplingRule(temperature=0.0))
-    assert KNOBS.keys() == {f.name for f in fields(Options)} - {"draft_rule"} <= PARAMETERS.keys()
+    assert KNOBS.keys() == {f.name for f in fields(Options)} - {"draft_rule", "sampler"} <= PARAMETERS.keys()
     assert all(getattr(options, name) == knob.default for name, knob in KNOBS.items())
     presets = load_presets(BUNDLED_PRESETS, PARAMETERS)
     check_methods(presets)
@@ -180,7 +180,8 @@ def test_the_knobs_of_a_method_are_those_that_it_reads(bundled: Models, name: st
     METHODS[name].begin(bundled, heard)([[1, 2, 3]], task)
     # The draft stops by it in one of the three that choose lengths; the others only check it.
     checked = {"least_confidence"} if name in ("adaptive", "heuristic") else set()
-    assert heard.read - {"draft_rule"} - checked == set(ALGORITHMS[name].knobs)
+    assert heard.read - {"draft_rule", "sampler"} - checked == set(ALGORITHMS[name].knobs)
+    assert "sampler" in heard.read or not ALGORITHMS[name].sampler
 
 
 @pytest.mark.parametrize("name", ["max_prompts", "max_new_tokens", "runs", "batch_size"])

@@ -24,6 +24,7 @@ from scipy import stats
 from acceptance.decoders import chain, speculative
 from acceptance.decoders.batch import Decoded
 from acceptance.decoders.model_draft import ModelDraft
+from acceptance.decoders.samplers import load_sampler
 from acceptance.estimate import estimators
 from acceptance.measure import scoring
 from acceptance.models import laws
@@ -60,6 +61,7 @@ class Case:
     ends: tuple[int, ...] = ()
     budget: int = 5
     own_streams: bool = False  # whether each output has a random stream of its own, as the product gives it
+    sampler: str = ""  # who decides on drafts; the loop if nobody is named
 
     @property
     def rule(self) -> SamplingRule:
@@ -136,6 +138,8 @@ CASES = [
     Case(name="k2-greedy-target-sampled-draft", k=2, temperature=0.0, draft_temperature=1.0),
     Case(name="narrow-k3-end", pair="narrow", k=3, ends=(3,)),
     Case(name="narrow-k2-greedy-draft", pair="narrow", k=2, draft_temperature=0.0),
+    Case(name="k2-exact-kernel-all", k=2, temperature=0.7, draft_temperature=1.5, top_k=3, ends=(1,), sampler="exact"),
+    Case(name="narrow-k2-exact-kernel-greedy-draft", pair="narrow", k=2, draft_temperature=0.0, sampler="exact"),
     Case(name="llama-k3-greedy-draft", pair="llama", k=3, draft_temperature=0.0, budget=4),
     Case(name="llama-k4-all", pair="llama", k=4, temperature=1.5, top_p=0.9, ends=(2,), budget=5),
     Case(name="t5-k3-greedy-draft", pair="t5", k=3, draft_temperature=0.0, budget=4),
@@ -171,6 +175,7 @@ def sample(case: Case, outputs: int, seed: int) -> list[tuple[int, Decoded]]:
         draft_rule=case.draft_rule,
         max_new_tokens=case.budget,
         rngs=rngs,
+        sampler=load_sampler(case.sampler) if case.sampler else None,
     )
     return [(int(i) % len(case.strata), d) for i, d in zip(which, decoded, strict=True)]
 
@@ -313,7 +318,8 @@ def thorough_tallies(case: Case) -> tuple[dict[int, Counter], dict[int, Counter]
 @pytest.mark.parametrize(
     "case",
     # Transformers take ten times as long as tables; their rows and their greedy outputs stand the tests of the methods.
-    [pytest.param(c, id=c.name, marks=pytest.mark.whole if c.pair in TRANSFORMERS else ()) for c in CASES],
+    # Samplers' rounds stand those of `test_samplers`.
+    [pytest.param(c, id=c.name, marks=pytest.mark.whole if c.pair in TRANSFORMERS or c.sampler else ()) for c in CASES],
 )
 def test_first_tokens_follow_the_targets_law_jointly_and_rounds_the_recursion_on_the_trace(case: Case) -> None:
     texts, rounds = thorough_tallies(case)
