@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.ground.fields import Field
 
-from .step import Floats, Real, spread
+from .step import Floats, Real, is_nothing, spread
 from .work import Work
 
 # What layers may have that takes more kernels: routed experts, attention to latent vectors.
@@ -122,7 +122,7 @@ class Engine:
         launches: kernels of a pass. layers: of the model.
         """
         each = [getattr(self, name) for name in HOST]
-        if not any(np.any(times_s) for times_s in each):
+        if all(is_nothing(times_s) for times_s in each):
             return 0.0
         tokens, sequences, prompts = np.broadcast_arrays(work.tokens, work.sequences, work.prompts)
         within = tokens <= self.graph_tokens[-1] if self.graph_tokens else np.ones(tokens.shape, np.bool_)

@@ -116,6 +116,7 @@ class Storage:
         return next((rule for rule in self.rules if matcher(rule.patterns)(module)), None)
 
 
+@lru_cache(maxsize=256)
 def storage_of(dtype: str) -> Storage:
     """Return how weights are stored in one of `FORMATS`; what quantizers leave alone is in 16 bits.
 

@@ -16,7 +16,7 @@ from .formats import Storage
 from .moved import drafting
 from .parts import Done, PassParts
 from .profile import PassCost, Profile
-from .step import Floats, Real, RoundCost, spread
+from .step import Floats, Real, RoundCost, is_nothing, spread
 from .work import Count, ModelShape, Work, as_storage
 
 SAME, SEPARATE = "same", "separate"
@@ -99,7 +99,7 @@ class Placed:
     def total_s(self, done: Done) -> Floats:
         """Return the seconds of passes that do so much."""
         total_s = self.cost.pass_s(done.flops, done.moved, done.computed, done.launches) + done.link_s
-        return side_by_side(total_s, done.host_s) if np.any(done.host_s) else total_s
+        return side_by_side(total_s, done.host_s) if not is_nothing(done.host_s) else total_s
 
     @property
     def engine(self) -> Engine:

@@ -83,10 +83,11 @@ class PassCost:
 
         tokens: that a pass computes, of all sequences. launches: of kernels.
         """
-        bytes_, tokens, launches = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (bytes_, tokens, launches)))
-        flops = np.asarray(flops, np.float64)
-        if flops.ndim <= tokens.ndim:  # else there are samples of it
-            flops, bytes_, tokens, launches = np.broadcast_arrays(flops, bytes_, tokens, launches)
+        flops, bytes_, tokens, launches = (np.asarray(v, np.float64) for v in (flops, bytes_, tokens, launches))
+        if not flops.shape == bytes_.shape == tokens.shape or (launches.ndim and launches.shape != tokens.shape):
+            bytes_, tokens, launches = np.broadcast_arrays(bytes_, tokens, launches)
+            if flops.ndim <= tokens.ndim:  # else there are samples of it
+                flops, bytes_, tokens, launches = np.broadcast_arrays(flops, bytes_, tokens, launches)
         return step_s(
             flops,
             bytes_,

@@ -60,6 +60,11 @@ def spread(samples: Real, axes: int) -> Floats:
     return array.reshape((*array.shape, *(1,) * axes))
 
 
+def is_nothing(value: Real) -> bool:
+    """Whether a number, or each of an array, is 0."""
+    return not (value.any() if isinstance(value, np.ndarray) else value)
+
+
 class Costs(Protocol):
     """Anything that says what rounds cost."""
 

@@ -4,7 +4,7 @@ All of it is the work of one device: tensor parallelism, which divides it and ad
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -49,9 +49,9 @@ class Work(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """The sizes of a model, as far as the work of decoding depends on them.
+    """The sizes of a model, as far as the work of decoding depends on them; sums over them are reckoned once.
 
     matrices: all that are multiplied. vectors: elements of norms, biases and the like. tied_embeddings: output head and
     embeddings are one. embedding_size: of a token's vector. table_sizes: weights of a token's rows in further tables
@@ -88,17 +88,30 @@ class ModelShape:
     assumed: str = ""
     stated_name: str = ""
 
-    @property
+    def __hash__(self) -> int:
+        """Tell apart what most models differ in: all of it has thousands of numbers."""
+        return hash((self.name, self.layers, self.hidden_size, self.vocabulary))
+
+    @cached_property
     def experts(self) -> int:
         """Routed experts of a layer, 0 without."""
         return max((m.copies for m in self.matrices if m.is_expert), default=0)
 
     def layers_with(self, kind: str) -> int:
         """Return how many layers have something of `engine.LAYER_KINDS`."""
-        has_it = has_experts if kind == "experts" else has_latent
-        return len({i for m in self.matrices if has_it(m) for i in m.layers})
+        return self.layers_of_experts if kind == "experts" else self.layers_of_latents
 
-    @property
+    @cached_property
+    def layers_of_experts(self) -> int:
+        """Layers that have routed experts."""
+        return len({i for m in self.matrices if m.is_expert for i in m.layers})
+
+    @cached_property
+    def layers_of_latents(self) -> int:
+        """Layers that attend to latent vectors."""
+        return len({i for m in self.matrices if has_latent(m) for i in m.layers})
+
+    @cached_property
     def look_up_size(self) -> int:
         """Weights of the tables that are looked up and not multiplied."""
         return self.tables + (0 if self.tied_embeddings else self.vocabulary * self.embedding_size)
@@ -109,12 +122,12 @@ class ModelShape:
         reads = self.drafting is not None and self.drafting.reads_states
         return sum(m.size for m in self.matrices if m.is_borrowed) + reads * self.vocabulary * self.embedding_size
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """All weights; a table that is embedding and output head in one counts once."""
         return sum(m.weights for m in self.matrices) + self.look_up_size + self.vectors
 
-    @property
+    @cached_property
     def active_parameters(self) -> int:
         """N_active of model §2: weights that one token multiplies.
 
@@ -137,7 +150,7 @@ class ModelShape:
         """Return the bytes of the routed experts among them."""
         return sum(size for _, size in stored(self, as_storage(storage)).experts)
 
-    @property
+    @cached_property
     def head_size(self) -> int:
         """Weights of the output head, which only tokens that are asked for multiply."""
         return sum(m.size for m in self.matrices if m.parts[0][0] == HEAD)
@@ -194,7 +207,7 @@ class ModelShape:
         """
         return sum(a.layers * a.kv_size for a in self.attentions if not a.fixed) * bytes_per_weight(kv_dtype)
 
-    @property
+    @cached_property
     def state_bytes(self) -> float:
         """Bytes of one sequence's states of fixed size."""
         return sum(state.bytes for state in self.states)
@@ -215,6 +228,7 @@ class ModelShape:
         """Return the bytes of one sequence's states on each of some devices."""
         return sum(state.bytes / min(devices, state.shares) for state in self.states)
 
+    @cached_property
     def activation_size(self) -> int:
         """Return the numbers that the matrix products of one token read and write.
 
@@ -222,12 +236,12 @@ class ModelShape:
         """
         return sum((m.inputs + m.outputs) * m.per_token for m in self.matrices)
 
-    @property
+    @cached_property
     def head_words(self) -> int:
         """Words that the output head tells apart."""
         return sum(m.outputs for m in self.matrices if m.parts[0][0] == HEAD)
 
-    @property
+    @cached_property
     def head_activations(self) -> int:
         """Numbers of these at the output head."""
         return sum(m.inputs + m.outputs for m in self.matrices if m.parts[0][0] == HEAD)
@@ -261,7 +275,7 @@ class ModelShape:
         weights, wide = stored(self, storage), storage.plain.bits / 8
         choosing = work.tokens - expert_overlap * work.following if expert_overlap else work.tokens
         touched = sum((size * touched_share(m, choosing) for m, size in weights.experts), np.float64(0))
-        rows = work.tokens * (self.row_bytes(storage) + self.activation_size() * wide)
+        rows = work.tokens * (self.row_bytes(storage) + self.activation_size * wide)
         if work.logit_rows is not work.tokens:
             rows = rows - (work.tokens - work.logit_rows) * (self.head_activations * wide)
         kv_wide = wide if kv_dtype is None else bytes_per_weight(kv_dtype)
@@ -293,11 +307,6 @@ class ModelShape:
         """Return the bytes of a token's rows in all tables."""
         bits = storage.of(EMBEDDING, is_outer=True).bits
         return (self.embedding_size + self.row_size) * bits / 8
-
-
-def has_experts(matrix: Matrix) -> bool:
-    """Whether a layer with this matrix has routed experts."""
-    return matrix.is_expert
 
 
 def has_latent(matrix: Matrix) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ NEAREST = 3
 FEW = 8
 
 
+@lru_cache(maxsize=1024)
 def number_format(text: str) -> str:
     """Return the name of a number format in this project; a text that is none as it is."""
     plain = re.sub(r"[^a-z0-9]", "", text.lower().removeprefix("torch."))

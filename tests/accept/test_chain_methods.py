@@ -116,9 +116,10 @@ def test_greedy_output_of_an_exact_method_is_the_targets_own(name: str, kind: st
         assert tokens_of(ragged) == greedy_texts(pair[0], budget)
         assert all(r.start + r.drafted < budget for d in ragged for r in d.rounds)
         if budget == 24:
-            alone = [decode(name, pair, [p], options(k=k), budget=budget)[0] for p in PROMPTS]
-            assert ragged == alone  # the rounds as well
             assert len(accepted_in(ragged)) > 1 or name == "baseline", "accepts always or never, which proves little"
+        if (k, budget) == (4, 24):
+            alone = [decode(name, pair, [p], options(k=k), budget=budget)[0] for p in PROMPTS[:3]]
+            assert ragged[:3] == alone  # the rounds as well
     free = greedy_texts(pair[0], 18)
     for end in {free[1][0], free[2][3], free[3][8]}:
         found = decode(name, (replace(pair[0], ends=(end,)), pair[1]), PROMPTS, options(), budget=18)

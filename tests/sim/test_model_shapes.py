@@ -301,7 +301,7 @@ def test_one_token_reads_its_own_experts_and_many_read_all() -> None:
     shape = read_shape("mixtral-8x7b")
     expert_bytes = 2 * 3 * 4096 * 14336 * 32
     tables = 2 * 32000 * 4096
-    token_bytes = 2 * (4096 + shape.activation_size()) + shape.kv_bytes_per_token("bfloat16")
+    token_bytes = 2 * (4096 + shape.activation_size) + shape.kv_bytes_per_token("bfloat16")
     one, many = shape.bytes_moved(1, np.array([1, 999]), 0, "bfloat16")
     assert one - token_bytes == shape.weight_bytes("bfloat16") - tables - 6 * expert_bytes
     assert many - 999 * token_bytes == pytest.approx(shape.weight_bytes("bfloat16") - tables, rel=1e-12)
