@@ -45,7 +45,7 @@ def problems(path: Path, *, strict: bool) -> list[str]:
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is a folder, device or pipe, expected a file of bench-decode")
-    records, torn = read_records(path)
+    records, torn = read_records(path, packed=True)
     errors = [f"the last {torn} bytes are a torn line"] if torn else []
     for number, record in enumerate(records, 1):
         wrong = list(line_problems(record, first=number == 1))

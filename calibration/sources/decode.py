@@ -16,9 +16,10 @@ from acceptance.results.journal import read_records
 from acceptance.results.records import RECORD, latest
 from acceptance.results.summary import summarise
 from acceptance.results.validate import disagreements, problems
-from simulator.ground.artefacts import UserError, read_bytes
+from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field
 from simulator.ground.limits import MAX_DRAFT_LENGTH
+from simulator.ground.plain_text import read_text_bytes
 
 from .timed import Timed, median_time
 
@@ -55,7 +56,7 @@ class DecodeLog:
     """A run of bench-decode: whose, and its times.
 
     tokens: budget of an output. lengths: tokens of each that the baseline wrote. baseline: its whole step; plain_pass:
-    the target's pass of it. sha256: of the file.
+    the target's pass of it. sha256: of the file, unpacked.
     """
 
     path: Path
@@ -94,7 +95,7 @@ def load_decode(path: Path) -> DecodeLog:
         raise UserError(f"{path}: two arms draft {max(lengths, key=lengths.count)} tokens, expected each K once")
     return DecodeLog(
         path=path,
-        sha256=sha256(read_bytes(path)).hexdigest(),
+        sha256=sha256(read_text_bytes(path)).hexdigest(),
         target=target_name(parameters),
         draft=parameters["models"]["draft"]["name"].text(),
         dtype=parameters["dtype"].text(),
@@ -113,7 +114,7 @@ def checked_records(path: Path) -> tuple[Record, list[dict[str, Any]]]:
     wrong = problems(path, strict=False)
     if wrong:
         raise UserError(f"{path}: {wrong[0]}, expected a file of bench-decode")
-    (header, *records), _ = read_records(path)
+    (header, *records), _ = read_records(path, packed=True)
     for number, one in enumerate(records, 2):
         if one["kind"] == RECORD and (what := next(useless(one), "")):
             raise UserError(f"{path}: line {number}: {what}, expected a file of bench-decode")
