@@ -110,6 +110,11 @@ COMMANDS: Mapping[str, Entry] = {
         "report",
         "Make one page for a browser of results: the answer first, pictures, tables, and where they come from.",
     ),
+    "explore": Entry(
+        "calibration.cli.explore",
+        "explore",
+        "Explore forecasts on a page in the browser: models, device, method, acceptance and load as controls.",
+    ),
 }
 
 

@@ -104,8 +104,7 @@ def load_text(
     lines += filter(None, [best_in_words(forecast), *notes_of(forecast)])
     parts = [wrapped(lines), wrapped(heading.splitlines()), load_table(forecast)]
     if why:
-        effects = f"1 % more of these changes tokens a second by: {sensitivities_text(forecast.sensitivities)}."
-        parts.append(wrapped(["why", *why_lines(forecast), effects]))
+        parts.append(wrapped(["why", *why_lines(forecast)]))
     return "\n\n".join(parts)
 
 
@@ -224,8 +223,13 @@ def column(one: Steady, ends: Mapping[str, Ends]) -> list[tuple[str, str]]:
 
 
 def why_lines(forecast: LoadForecast) -> list[str]:
-    """Say where the time of a load goes: to passes without and with prompts, to the host, to waiting."""
-    lines = []
+    """Say where the time of a load goes: to passes without and with prompts, to the host, to waiting; what changes it.
+
+    Of what does not fit, nothing.
+    """
+    lines = list[str]()
+    if np.isnan(forecast.plain.running):
+        return lines
     for name, one in (("plain", forecast.plain), ("with drafts", forecast.drafted)):
         if one is None or np.isnan(one.running):
             continue
@@ -253,7 +257,7 @@ def why_lines(forecast: LoadForecast) -> list[str]:
         lines.append(
             f"host: {time_text(host_s)} of a pass with a prompt, which takes {time_beside(mixed_s, host_s)}; {rest}."
         )
-    return lines
+    return [*lines, f"1 % more of these changes tokens a second by: {sensitivities_text(forecast.sensitivities)}."]
 
 
 def host_of_mixed_s(forecast: LoadForecast) -> float:

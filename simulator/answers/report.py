@@ -83,16 +83,26 @@ def result_text(forecast: Forecast, heading: str, basis: Basis, said: Sequence[s
     if overhead_ms == 0 and (isinstance(pair, Knobs) or is_models(pair)):
         lines.append("No overhead a round is assumed; engines spend 9 to 18 % of a token (--round-overhead MS).")
     parts = [wrapped(lines), wrapped(heading.splitlines()), *summary_text(forecast.summary, overhead_ms, pair)]
-    reasons = list[str]()
     if is_models(pair):
-        from .model_report import models_text, why_text
+        from .model_report import models_text
 
         parts.append(models_text(pair, forecast))
-        reasons = [why_text(pair, forecast)] if why else []
     if why:
-        effects = f"1 % more of these changes the speedup by: {sensitivities_text(forecast.sensitivities)}."
-        parts.append(wrapped("\n".join(["why", *reasons, effects]).splitlines()))
+        parts.append(wrapped(["why", *why_lines(forecast)]))
     return "\n\n".join(parts)
+
+
+def why_lines(forecast: Forecast) -> list[str]:
+    """Say where the time goes, and what would change it; nothing of what does not fit."""
+    pair = forecast.setting.costs
+    if forecast.verdict.answer == DOES_NOT_FIT:
+        return []
+    reasons = list[str]()
+    if is_models(pair):
+        from .model_report import why_text
+
+        reasons = why_text(pair, forecast).splitlines()
+    return [*reasons, f"1 % more of these changes the speedup by: {sensitivities_text(forecast.sensitivities)}."]
 
 
 def what_would_fit(pair: "ModelPair") -> str:

@@ -1,6 +1,6 @@
 """A served load on the command line: clients, prompts and answers, and how an engine takes them."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,9 @@ from simulator.ground.command import TYPED, Decorator, is_given, stacked
 from simulator.ground.vocabulary import CLIENTS, flags_in
 
 if TYPE_CHECKING:
+    from simulator.answers.basis import Basis
     from simulator.answers.loads import LoadForecast
+    from simulator.costs.parameters import Point
     from simulator.costs.priced import Pricing
 
     from .options import Measured
@@ -150,16 +152,50 @@ def refuse_drafts(options: "SimulateOptions | SweepOptions") -> None:
             raise UserError(f"{option}: of drafts, expected --method or --draft-model beside it")
 
 
+class LoadForecasted(NamedTuple):
+    """A forecast of a load, and what it is told with; heading: what was forecast, in words."""
+
+    answer: "LoadForecast"
+    parameters: Mapping[str, Any]
+    basis: "Basis"
+    said: Sequence[str]
+    heading: str
+
+    def document(self) -> dict[str, Any]:
+        """Return what --json prints."""
+        from simulator.answers.loads_report import load_json
+
+        basis = self.basis
+        if self.answer.draft_length is None:  # nothing drafts, though something weightless stands beside it
+            basis = basis._replace(acceptance="none", condition="", acceptance_text="", caveat="")
+        return load_json(self.answer, self.parameters, basis, self.said)
+
+    def text(self, *, why: bool) -> str:
+        """Return what is printed for people."""
+        from simulator.answers.loads_report import load_text
+
+        return load_text(self.answer, self.heading, self.basis, self.said, why=why)
+
+    def reasons(self) -> list[str]:
+        """Say where the time goes, and what would change it."""
+        from simulator.answers.loads_report import why_lines
+
+        return why_lines(self.answer)
+
+
 def run_load(options: "SimulateOptions") -> None:
     """Load, forecast a load, and print."""
+    told = load_forecasted(options)
+    click.echo(to_json(told.document()) if options.as_json else told.text(why=options.why), nl=not options.as_json)
+
+
+def load_forecasted(options: "SimulateOptions") -> LoadForecasted:
+    """Load and forecast."""
     from simulator.answers.basis import basis_of
     from simulator.answers.loads import forecast_load
-    from simulator.answers.loads_report import load_json, load_text
     from simulator.answers.verdict import searched_draft_lengths
     from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
     from simulator.rounds.experiment import Setting
-
-    from .simulate import parameters_of
 
     alone, pricing, measured = loaded(options)
     stated = {name: getattr(options.point, name) for name in options.stated}
@@ -177,23 +213,25 @@ def run_load(options: "SimulateOptions") -> None:
     basis = basis_of(
         pair, acceptance, draft_length=k, alpha=float(point.alpha), stated=options.stated, profile=pricing.profile
     )
-    if options.as_json:
-        unused = (
-            ("draft_length", "alpha", "round_overhead_ms")
-            if alone
-            else ("alpha",)
-            if isinstance(measured, HistogramAcceptance)
-            else ()
-        )
-        named = {name: getattr(point, name) for name in pricing.names if name not in unused}
-        parameters = parameters_of(options, pricing, named, measured) | {"load": options.load.options}
-        parameters = {name: value for name, value in parameters.items() if name not in WITHOUT}
-        if alone:  # nothing drafts, though something weightless stands beside it
-            parameters |= dict.fromkeys(("method", "draft_dtype", "draft_tp", "placement"))
-            basis = basis._replace(acceptance="none", condition="", acceptance_text="", caveat="")
-        click.echo(to_json(load_json(found, parameters, basis, options.said)), nl=False)
-        return
-    click.echo(load_text(found, heading(options, found), basis, options.said, why=options.why))
+    parameters = served_parameters(options, pricing, point, measured, alone=alone)
+    return LoadForecasted(found, parameters, basis, options.said, heading(options, found))
+
+
+def served_parameters(
+    options: "SimulateOptions", pricing: "Pricing", point: "Point", measured: "Measured | None", *, alone: bool
+) -> dict[str, Any]:
+    """Return what a forecast of a load hangs on, as its files have it."""
+    from simulator.rounds.acceptance_law import HistogramAcceptance
+
+    from .simulate import parameters_of
+
+    assert options.load is not None
+    unused: tuple[str, ...] = ("alpha",) if isinstance(measured, HistogramAcceptance) else ()
+    unused = ("draft_length", "alpha", "round_overhead_ms") if alone else unused
+    named = {name: getattr(point, name) for name in pricing.names if name not in unused}
+    parameters = parameters_of(options, pricing, named, measured) | {"load": options.load.options}
+    parameters = {name: value for name, value in parameters.items() if name not in WITHOUT}
+    return parameters | (dict.fromkeys(("method", "draft_dtype", "draft_tp", "placement")) if alone else {})
 
 
 def loaded(options: "SimulateOptions") -> "tuple[bool, Pricing, Measured | None]":

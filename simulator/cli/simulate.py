@@ -1,9 +1,10 @@
 """The command `simulate`: one forecast."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -28,11 +29,14 @@ from .options import (
 from .running import running
 
 if TYPE_CHECKING:
+    from simulator.answers.basis import Basis
+    from simulator.answers.forecast import Forecast
     from simulator.costs.priced import Pricing
-    from simulator.rounds.experiment import Setting
 
     from .options import Measured
 
+# What announces runs: name, in words, seconds, steps; yields what takes how many of these are done.
+Runs = Callable[[str, str, float, int], AbstractContextManager[Callable[[int], None]]]
 # About 10 GB of trace.
 MAX_LOGGED_TOKENS = 50_000_000
 # Of a file's name in a line of at most 100 columns.
@@ -74,11 +78,7 @@ def simulate(**values: Any) -> None:
     Both arms produce --total tokens on one clock. A round drafts K tokens one after another, verifies them in
     one target pass and commits A + 1 tokens; A comes from --hist, or is i.i.d. with --alpha.
     """
-    values = as_engines_state(values, many=False)
-    compared = values["compare"] or "," in (values["method"] or "")
-    values = as_accepted(values, many=False, compared=compared)
-    point = Point(**{p.name: values.pop(p.name) for p in PARAMETERS})
-    options = options_of(SimulateOptions, {**values, "point": point})
+    options = options_in(values)
     if options.compare or len(method_names(options.device)) > 1:
         compare(options)
         return
@@ -88,6 +88,15 @@ def simulate(**values: Any) -> None:
     if options.plot is not None:
         raise UserError(f"--plot {options.plot}: draws a comparison, expected --compare beside it; sweep draws others")
     run(options)
+
+
+def options_in(values: Mapping[str, Any]) -> SimulateOptions:
+    """Return the options that click parsed; its context is the current one."""
+    values = as_engines_state(values, many=False)
+    compared = values["compare"] or "," in (values["method"] or "")
+    values = as_accepted(values, many=False, compared=compared)
+    point = Point(**{p.name: values.pop(p.name) for p in PARAMETERS})
+    return options_of(SimulateOptions, {**values, "point": point})
 
 
 def compare(options: SimulateOptions) -> None:
@@ -119,20 +128,77 @@ def one_of_them(value: float | None) -> tuple[int, ...] | None:
     return None if value is None else (int(value),)
 
 
+class Forecasted(NamedTuple):
+    """A forecast of one batch, and what it is told with; heading: what was forecast, in words."""
+
+    answer: "Forecast"
+    parameters: Mapping[str, Any]
+    basis: "Basis"
+    said: Sequence[str]
+    heading: str
+    seed: int
+
+    def document(self) -> dict[str, Any]:
+        """Return what --json prints."""
+        from simulator.answers.report import result_json
+
+        return result_json(self.answer, self.parameters, self.basis, self.said)
+
+    def text(self, *, why: bool) -> str:
+        """Return what is printed for people."""
+        from simulator.answers.report import result_text
+
+        return result_text(self.answer, self.heading, self.basis, self.said, why=why)
+
+    def reasons(self) -> list[str]:
+        """Say where the time goes, and what would change it."""
+        from simulator.answers.report import why_lines
+
+        return why_lines(self.answer)
+
+    def write_events(self, file: IO[str]) -> None:
+        """Write the first run as a trace that Perfetto opens."""
+        from simulator.ground.artefacts import finite_or_text
+        from simulator.ground.chrome_trace import ChromeTrace
+        from simulator.rounds.arms import LANES
+        from simulator.rounds.experiment import play_events
+
+        trace = ChromeTrace(file, LANES, finite_or_text(envelope("event_timeline", 1, self.parameters)))
+        play_events(self.answer.setting, self.seed, trace)
+        trace.close()
+
+
 def run(options: SimulateOptions) -> None:
     """Load, forecast, write and print."""
-    from simulator.answers.basis import basis_of
-    from simulator.answers.forecast import forecast
-    from simulator.answers.report import result_json, result_text, run_columns
-    from simulator.costs.priced import load_pricing
+    from simulator.answers.report import run_columns
     from simulator.ground.tables import check_table_format, write_table
-    from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
-    from simulator.rounds.duration import simulation_s
-    from simulator.rounds.experiment import Setting
 
     check_table_format("--csv", options.csv, (".csv",))
     outputs = {"--csv": options.csv, "--events": options.events}
     check_outputs(outputs, options.force, options.inputs)
+    told = forecasted(options)
+    if options.csv:
+        write_table(options.csv, run_columns(told.answer, told.parameters))
+    if options.events:
+        with writing(options.events) as file:
+            told.write_events(file)
+    if options.as_json:
+        click.echo(to_json(told.document()), nl=False)
+        return
+    click.echo(told.text(why=options.why) + forecast_for(options.engine, options.device.drafter, told.answer))
+    for path in filter(None, outputs.values()):
+        click.echo(f"wrote {path}")
+
+
+def forecasted(options: SimulateOptions, running: Runs = running) -> Forecasted:
+    """Load and forecast; running: what shows how far runs are, or refuses those that take too long."""
+    from simulator.answers.basis import basis_of
+    from simulator.answers.forecast import forecast
+    from simulator.costs.priced import load_pricing
+    from simulator.rounds.acceptance_law import EquivalentAcceptance, HistogramAcceptance, IidAcceptance
+    from simulator.rounds.duration import simulation_s
+    from simulator.rounds.experiment import Setting
+
     pricing = checked(load_pricing(options.device), options.engine)
     stated = {name: getattr(options.point, name) for name in options.stated}
     longest = int(stated.get("draft_length", 1))
@@ -168,17 +234,7 @@ def run(options: SimulateOptions) -> None:
     count = options.replications
     with running("simulate", f"{count:,} runs of {total:,} tokens", simulation_s(setting, count), count) as update:
         answer = forecast(setting, replications=count, seed=options.seed, progress=update)
-    if options.csv:
-        write_table(options.csv, run_columns(answer, parameters))
-    if options.events:
-        write_events(options.events, setting, options.seed, parameters)
-    if options.as_json:
-        click.echo(to_json(result_json(answer, parameters, basis, options.said)), nl=False)
-        return
-    text = result_text(answer, heading(options, point, pricing, measured), basis, options.said, why=options.why)
-    click.echo(text + forecast_for(options.engine, options.device.drafter, answer))
-    for path in filter(None, outputs.values()):
-        click.echo(f"wrote {path}")
+    return Forecasted(answer, parameters, basis, options.said, heading(options, point, pricing, measured), options.seed)
 
 
 def parameters_of(
@@ -233,16 +289,3 @@ def shortened(path: str | None) -> str:
     """Return a path, or the end of a long one."""
     text = str(path)
     return text if len(text) <= LONGEST_PATH else f"...{text[-LONGEST_PATH:]}"
-
-
-def write_events(path: Path, setting: "Setting", seed: int, parameters: Mapping[str, Any]) -> None:
-    """Write the first run as a trace that Perfetto opens."""
-    from simulator.ground.artefacts import finite_or_text
-    from simulator.ground.chrome_trace import ChromeTrace
-    from simulator.rounds.arms import LANES
-    from simulator.rounds.experiment import play_events
-
-    with writing(path) as file:
-        trace = ChromeTrace(file, LANES, finite_or_text(envelope("event_timeline", 1, parameters)))
-        play_events(setting, seed, trace)
-        trace.close()

@@ -77,6 +77,19 @@ def sweep(**values: Any) -> None:
 
     Every point gets the closed form and, unless --replications is 0, a simulation with its 95 % interval.
     """
+    each = cases_in(values)
+    case, options = each[0]
+    if len(method_names(options.device)) > 1:
+        refuse_cases(case, "several methods")
+        compare(options)
+    elif is_alone(options):
+        sweep_alone(each)
+    else:
+        run(each)
+
+
+def cases_in(values: dict[str, Any]) -> "list[tuple[Case, SweepOptions]]":
+    """Return the options that click parsed, those of every case; its context is the current one."""
     from simulator.ground.ranges import list_in_milliseconds, parse_values
 
     cases = cases_of(values)
@@ -89,15 +102,7 @@ def sweep(**values: Any) -> None:
     }
     for p in PARAMETERS:
         p.check(axes[p.name])
-    each = [(case, options_of(SweepOptions, {**values, **case, "axes": axes})) for case in cases]
-    options = each[0][1]
-    if len(method_names(options.device)) > 1:
-        refuse_cases(cases[0], "several methods")
-        compare(options)
-    elif is_alone(options):
-        sweep_alone(each)
-    else:
-        run(each)
+    return [(case, options_of(SweepOptions, {**values, **case, "axes": axes})) for case in cases]
 
 
 def compare(options: SweepOptions) -> None:

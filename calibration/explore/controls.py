@@ -1,0 +1,196 @@
+"""The controls: what stands in them becomes options, and options stand in them."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import streamlit as st
+
+from simulator.ground.limits import MAX_DRAFT_LENGTH as LONGEST
+
+from .state import BATCH, CLIENTS, FILE, MORE, USUAL, State, completed
+
+PAIR, RATE, MEASURED, KNOWN = "a published pair", "a rate α, i.i.d.", "a measured histogram", "as the method is known"
+ONE_BATCH, SERVED = "one batch", "clients of a server"
+FORMATS = ("bfloat16", "float16", "fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4")
+AS_IT_IS, NONE, OF_DRAFT = "as its files", "usual of the method", "as the draft says"
+SEPARATE = "separate"
+DEVICES = (1, 2, 4, 8, 16)
+
+
+@lru_cache(1)
+def known() -> Mapping[str, tuple[str, ...]]:
+    """Return what comes along, by the option that takes it."""
+    from simulator.costs.drafters.methods import methods
+    from simulator.costs.profile_file import presets
+    from simulator.costs.shapes import catalogue
+    from simulator.rounds.pairs import curves
+
+    return {
+        "target-model": catalogue(),
+        "draft-model": catalogue(),
+        "profile": presets(),
+        "method": tuple(methods()),
+        "acceptance": tuple(dict.fromkeys(c.pair for c in curves())),
+    }
+
+
+def forget() -> None:
+    """Forget what stands in the controls: an address is to be shown anew."""
+    for key in list(st.session_state):
+        if str(key).startswith("control "):
+            del st.session_state[key]
+
+
+def seeded(name: str, value: Any) -> str:
+    """Return the key of a control; where it is new, with what stands in it."""
+    key = f"control {name}"
+    if key not in st.session_state:
+        st.session_state[key] = value
+    return key
+
+
+def choice(label: str, name: str, value: str, among: Sequence[str], help_: str) -> str:
+    """Choose one, or type another."""
+    options = [*dict.fromkeys((*among, value, st.session_state.get(f"control {name}") or value))]
+    found = st.selectbox(label, options, key=seeded(name, value), accept_new_options=True, help=help_)
+    return str(found or value)
+
+
+def text(label: str, name: str, value: str, help_: str, hint: str = "") -> str:
+    """Type something; numbers as on the command line, such as 64k."""
+    return str(st.text_input(label, key=seeded(name, value), help=help_, placeholder=hint) or "").strip()
+
+
+def drawn(state: State) -> State:
+    """Draw all controls, and return what stands in them."""
+    found: dict[str, str] = {}
+    st.subheader("Models and device", anchor=False)
+    models(state, found)
+    st.subheader("Acceptance", anchor=False)
+    accepted(state, found)
+    st.subheader("Load", anchor=False)
+    load(state, found)
+    st.subheader("Further", anchor=False)
+    more = "Any other option of simulate, as typed on a command line: --kv-dtype fp8 --gpu-memory-utilization 0.8"
+    found[MORE] = text("Further options", MORE, state.get(MORE, ""), more, "--kv-dtype fp8")
+    file = "A file on this machine that simulate, sweep, bench-decode and the others wrote, or a histogram"
+    found[FILE] = text("Result file", FILE, state.get(FILE, ""), file, "result.json")
+    return completed({name: value for name, value in found.items() if value})
+
+
+def models(state: State, found: dict[str, str]) -> None:
+    """Choose models, device, method and draft length."""
+    names = known()
+    hint = "A model of the catalogue, a config.json, its folder, or a hub id that is known"
+    found["target-model"] = choice(
+        "Target model", "target-model", state.get("target-model", ""), names["target-model"], hint
+    )
+    left, right = st.columns(2)
+    with left:
+        device = "A device that comes along, or a profile.json of calibrate"
+        found["profile"] = choice("Device", "profile", state.get("profile", ""), names["profile"], device)
+        of_method = state.get("method", OF_DRAFT)
+        method = choice("Method", "method", of_method, (*names["method"], OF_DRAFT), "How it drafts")
+        found["method"] = "" if method == OF_DRAFT else method
+    with right:
+        count = st.selectbox(
+            "Devices (tp)",
+            [*dict.fromkeys((*map(str, DEVICES), state.get("tp", "1")))],
+            key=seeded("tp", state.get("tp", "1")),
+            accept_new_options=True,
+            help="Devices that share the target: tensor parallelism",
+        )
+        found["tp"] = "" if count in ("1", None) and "tp" not in state else str(count or "")
+        stored = choice(
+            "Weights", "dtype", state.get("dtype", AS_IT_IS), (AS_IT_IS, *FORMATS), "Number format of the weights"
+        )
+        found["dtype"] = "" if stored == AS_IT_IS else stored
+    draft(state, found)
+    length(state, found)
+    ahead(state, found)
+
+
+def ahead(state: State, found: dict[str, str]) -> None:
+    """Choose where the draft runs, and whether it does while the target verifies."""
+    where = state.get("placement", "")
+    apart = st.checkbox(
+        "Draft on a device of its own", key=seeded("placement", where == SEPARATE), help="--placement separate"
+    )
+    found["placement"] = SEPARATE if apart else where.replace(SEPARATE, "")
+    beside = st.checkbox(
+        "Draft ahead meanwhile", key=seeded("overlap", "overlap" in state), help="--overlap: while the target verifies"
+    )
+    found["overlap"] = "1" if beside else ""
+
+
+def draft(state: State, found: dict[str, str]) -> None:
+    """Choose what drafts: a model of its own, or the method's usual."""
+    is_model = found["method"] in ("draft_model", "")
+    among = known()["draft-model"] if is_model else (NONE, *known()["draft-model"])
+    usual = "llama-3.2-1b" if is_model else NONE
+    value = choice("Draft model", f"draft-model {is_model}", state.get("draft-model", usual), among, "What drafts")
+    found["draft-model"] = "" if value == NONE else value
+
+
+def length(state: State, found: dict[str, str]) -> None:
+    """Choose K; what is no number stays until it is changed."""
+    asked_for = state.get("draftN", USUAL["draftN"])
+    value = int(asked_for) if asked_for.isdecimal() and 1 <= int(asked_for) <= LONGEST else int(USUAL["draftN"])
+    key = seeded("draftN", value)
+    told = st.number_input("Draft length K", 1, LONGEST, step=1, key=key, help="Tokens that are drafted in a round")
+    found["draftN"] = asked_for if told == value else str(told)
+
+
+def accepted(state: State, found: dict[str, str]) -> None:
+    """Choose what is accepted."""
+    of = MEASURED if "hist" in state else PAIR if "acceptance" in state else RATE if "alpha" in state else KNOWN
+    how = st.radio("What is accepted", (PAIR, RATE, MEASURED, KNOWN), key=seeded("accepts", of))
+    if how == PAIR:
+        pairs = known()["acceptance"]
+        mine = [p for p in pairs if p.startswith(found["method"])] or pairs
+        pair, hint = state.get("acceptance", mine[0]), "PAIR or PAIR:TASK, see `pairs list`"
+        found["acceptance"] = choice("Published pair", "acceptance", pair, pairs, hint)
+    elif how == RATE:
+        found["alpha"] = rate(state.get("alpha", USUAL["alpha"]))
+    elif how == MEASURED:
+        where = "accept_hist_k4.json of measure-acceptance, or a folder of them"
+        found["hist"] = text("Histogram", "hist", state.get("hist", ""), where, "accept_hist_k4.json")
+    if how in (PAIR, MEASURED):
+        beyond = "A Weibull tail beyond the longest K that is known"
+        on = st.checkbox("Extrapolate beyond it", key=seeded("extrapolate", "extrapolate" in state), help=beyond)
+        found["extrapolate"] = "1" if on else ""
+
+
+def rate(asked_for: str) -> str:
+    """Choose a rate; what is none stays until it is changed."""
+    share = as_share(asked_for)
+    value = float(USUAL["alpha"]) if share is None else share
+    told = st.slider("Acceptance α", 0.0, 1.0, step=0.01, key=seeded("alpha", value), help="Of a drafted token")
+    return asked_for if told == value else f"{told:g}"
+
+
+def as_share(text_: str) -> float | None:
+    """Return a share, None where it is none."""
+    try:
+        value = float(text_)
+    except ValueError:
+        return None
+    return value if 0 <= value <= 1 else None
+
+
+def load(state: State, found: dict[str, str]) -> None:
+    """Choose one batch, or clients of a server."""
+    at = SERVED if CLIENTS[0] in state else ONE_BATCH
+    how = st.radio("What is decoded", (ONE_BATCH, SERVED), key=seeded("load", at), horizontal=True)
+    labels = {
+        "batch": ("Batch", "Sequences decoded together"),
+        "context": ("Context", "Tokens of each sequence in the KV cache, on average"),
+        "concurrency": ("Clients", "Each sends again and again"),
+        "isl": ("Prompt", "Tokens of each prompt: ISL"),
+        "osl": ("Answer", "Tokens of each answer: OSL"),
+    }
+    names = BATCH if how == ONE_BATCH else CLIENTS
+    for column, name in zip(st.columns(len(names)), names, strict=True):
+        with column:
+            found[name] = text(labels[name][0], name, state.get(name, USUAL[name]), labels[name][1]) or USUAL[name]

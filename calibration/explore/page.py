@@ -1,0 +1,222 @@
+"""The page: the answer, why, pictures, and the command lines that say the same."""
+
+import html
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import streamlit as st
+
+from simulator.ground.artefacts import UserError
+
+from . import controls, figures, files
+from .asking import Answer, answered
+from .state import CLIENTS, FILE, State, asked, line, words
+from .views import SURFACES, curves
+
+# Of what plotly shows beside a picture.
+PLAIN = {"displayModeBar": False, "scrollZoom": False}
+STYLE = "<style>.stMainBlockContainer { padding-top: 2.5rem; padding-bottom: 2rem; }</style>"
+TONES = {"pays": "46,160,107", "pays if": "46,160,107", "does not pay": "214,69,65", "does not pay if": "214,69,65"}
+OPEN = "201,148,20"
+
+
+def show() -> None:
+    """Draw the page, as its address and controls have it."""
+    st.set_page_config(page_title="specsim explore", layout="wide", initial_sidebar_state="auto")
+    state, problems = current()
+    st.html(STYLE)
+    with st.sidebar:
+        st.title("specsim", anchor=False)
+        state = controls.drawn(state)
+    addressed(state)
+    for problem in problems:
+        alert(problem)
+    if state.get(FILE):
+        guarded(lambda: files.show(state))
+    guarded(lambda: forecast(state))
+
+
+def current() -> tuple[State, tuple[str, ...]]:
+    """Return what is shown: what the address says, where it was not written by this page, else what stood there."""
+    query = st.query_params.to_dict()
+    kept = st.session_state.get("shown")
+    if kept is None or query != st.session_state["address"]:
+        controls.forget()
+        found = asked(query)
+        st.session_state["shown"], st.session_state["address"] = found.state, query
+        return found.state, found.problems
+    return kept, ()
+
+
+def addressed(state: State) -> None:
+    """Write what is shown into the address, where it changed."""
+    if state != st.session_state["shown"]:
+        st.session_state["shown"] = state
+        st.session_state["address"] = dict(state)
+        st.query_params.from_dict(dict(state))
+
+
+def guarded(draw: Callable[[], None]) -> None:
+    """Draw something; what is wrong with it is said in one line."""
+    try:
+        draw()
+    except UserError as error:
+        alert(str(error))
+
+
+def alert(text: str) -> None:
+    """Say what is wrong."""
+    said(text, "214,69,65", role="alert")
+
+
+def said(text: str, tone: str, *, role: str = "note", size: str = "1rem", weight: int = 400) -> None:
+    """Say something in a box that is readable in light and dark."""
+    style = f"background:rgba({tone},.14);border-left:4px solid rgb({tone});padding:.6rem .9rem;border-radius:.3rem;"
+    style += f"font-size:{size};font-weight:{weight};overflow-wrap:anywhere"
+    st.html(f'<div role="{role}" style="{style}">{html.escape(text)}</div>')
+
+
+def forecast(state: State) -> None:
+    """Show the forecast of a state."""
+    given = words(state)
+    found = answered(given)
+    document = found.document
+    verdict = document["verdict"]
+    answer = verdict["answer"] if isinstance(verdict, dict) else str(verdict)
+    said(document["headline"], TONES.get(answer, OPEN), size="1.3rem", weight=600)
+    metrics(document)
+    for warning in document.get("warnings", ()):
+        st.caption(plain(f"Warning: {warning}"))
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.subheader("Where the time goes", anchor=False)
+        rounds(found)
+    with right:
+        st.subheader("Why", anchor=False)
+        why(found)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.subheader("Speedup surface", anchor=False)
+        guarded(lambda: surface(state, found))
+    with right:
+        st.subheader("Load curves", anchor=False)
+        guarded(lambda: load_curves(state, found))
+    st.subheader("The same on the command line", anchor=False)
+    st.code(line("simulate", (*given, "--why")), language="sh", wrap_lines=True)
+    with st.expander("All that it prints"):
+        st.code(found.text, language=None)
+
+
+def metrics(document: Any) -> None:
+    """Show the numbers that stand out."""
+    told = list(served_metrics(document) if document["kind"] == "load" else batch_metrics(document))
+    with st.container(key="metrics", horizontal=True):
+        for label, value, beside in told:
+            st.metric(label, value, beside, delta_color="off", delta_arrow="off", border=True)
+
+
+def batch_metrics(document: Any) -> Iterator[tuple[str, str, str | None]]:
+    """Yield the numbers of a batch."""
+    verdict = document["verdict"]
+    yield "Speedup", times(verdict["speedup"]), between(verdict["speedup_ci95"], "x")
+    ms = document["speculative_ms_per_token"] if verdict["speedup"] else None
+    yield "Time a token", number(ms, "ms"), f"plain {number(document['baseline_ms_per_token'], 'ms')}"
+    yield "Tokens a round", number(document["tokens_per_round"]), f"of {document['parameters']['draftN'] + 1} at most"
+    yield "Break-even acceptance", number(verdict["break_even_alpha"]), f"here {number(verdict['alpha_iid'])}"
+    best = verdict["best_draft_length"]
+    yield "Best K", "-" if best is None else str(best), None if best is None else times(verdict["best_speedup"])
+
+
+def served_metrics(document: Any) -> Iterator[tuple[str, str, str | None]]:
+    """Yield the numbers of a load."""
+    plain_, drafted, verdict = document["plain"] or {}, document["speculative"] or {}, document["verdict"]
+    yield "Speedup, tokens a second", times(verdict.get("speedup")), between(verdict.get("speedup_ci95"), "x")
+    for label, key, unit in (
+        ("Time a token", "tpot_ms", "ms"),
+        ("First token", "ttft_ms", "ms"),
+        ("Tokens a second", "output_tokens_per_s", ""),
+    ):
+        yield label, number(drafted.get(key), unit), f"plain {number(plain_.get(key), unit)}"
+    best = verdict.get("best_draft_length")
+    yield "Best K", "-" if best is None else str(best), None if best is None else times(verdict.get("best_speedup"))
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Return a number of three or four figures, with its unit."""
+    if value is None or isinstance(value, str):
+        return "-"
+    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return f"{shown} {unit}".strip()
+
+
+def times(value: float | None) -> str:
+    """Return a speedup."""
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def between(ends: Any, unit: str) -> str | None:
+    """Return an interval."""
+    return None if not ends else f"{ends[0]:.2f}{unit} to {ends[1]:.2f}{unit}"
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown leaves as it is."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!$~|<>:" else c for c in text)
+
+
+def rounds(found: Answer) -> None:
+    """Show what rounds spend, or requests."""
+    if found.spans:
+        draw(figures.timeline(found), "timeline")
+        st.caption("The first rounds of the first run; every draft pass is a bar of its own, +N are committed tokens.")
+    elif found.document["kind"] == "load" and (found.document["plain"] or {}).get("ttft_ms") is not None:
+        draw(figures.request(found), "timeline")
+
+
+def why(found: Answer) -> None:
+    """Say why, and what it rests on."""
+    basis = found.document["basis"]
+    rests = [f"{name}: {basis[f'{name}_text']}" for name in ("acceptance", "costs") if basis.get(f"{name}_text")]
+    lines = [*found.reasons, *rests, *found.document.get("notes", ())]
+    st.html("".join(f'<p style="margin:0 0 .5rem">{html.escape(text.strip())}</p>' for text in lines))
+
+
+def surface(state: State, found: Answer) -> None:
+    """Show speedup over K and something else."""
+    names = {"acceptance": "acceptance", "load": "clients" if CLIENTS[0] in state else "batch", "context": "context"}
+    over = st.segmented_control(
+        "Over draft length and", list(names), default="acceptance", format_func=names.__getitem__, key="over"
+    )
+    view = SURFACES[over or "acceptance"](state, longest(found))
+    parameters = found.document["parameters"]
+    alpha = found.document.get("alpha_iid", parameters.get("alpha"))
+    x = alpha if view.x == "alpha" else parameters.get(view.x)
+    draw(figures.surface(view, x, parameters.get("draftN")), "surface")
+    if over == "acceptance":
+        st.caption("By an i.i.d. rate α; what was measured stands at the rate that gives as many tokens a round.")
+    st.code(view.line, language="sh", wrap_lines=True)
+
+
+def longest(found: Answer) -> int:
+    """Return the longest K that a forecast knows of, or has."""
+    k = found.document["parameters"].get("draftN") or 1
+    return max(k, found.document["verdict"].get("searched_to") or k)
+
+
+def load_curves(state: State, found: Answer) -> None:
+    """Show what it comes to over the load."""
+    view = curves(state, longest(found))
+    known = figures.measures(view)
+    measure = st.segmented_control("What", known, default=known[0], key="measure")
+    draw(figures.load_curves(view, measure if measure in known else known[0], as_length(state)), "curves")
+    st.code(view.line, language="sh", wrap_lines=True)
+
+
+def as_length(state: State) -> int | None:
+    """Return K, None where it is no number."""
+    return int(state["draftN"]) if state["draftN"].isdecimal() else None
+
+
+def draw(figure: figures.Figure, key: str) -> None:
+    """Draw a picture."""
+    st.plotly_chart(figure, key=f"picture {key}", config=PLAIN)
