@@ -112,14 +112,16 @@ def score_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     compared = "rougeL" if "rougeL" in names else WORD_ERRORS
     rows = []
     for s in scored:
-        difference = "" if s["algorithm"] == BASELINE else delta_text(s["text_scores_delta"][compared], 1, 100)
-        rows.append((s["method"], *(score_text(s["text_scores"][n], n) for n in names), difference))
+        difference = "" if s["algorithm"] == BASELINE else delta_text(s["text_scores_delta"].get(compared), 1, 100)
+        rows.append((s["method"], *(score_text(s["text_scores"].get(n), n) for n in names), difference))
     heads = {name: "word error rate" if name == WORD_ERRORS else name.replace("rouge", "ROUGE-") for name in names}
     return [("beside references", *heads.values(), f"{heads[compared]} less plain decoding's"), *rows] if scored else []
 
 
-def score_text(score: Mapping[str, Any], name: str) -> str:
+def score_text(score: Mapping[str, Any] | None, name: str) -> str:
     """Write a score in hundredths; of speech with its interval."""
+    if score is None:
+        return "-"
     text = number(100 * score["value"], ".1f")
     if name != WORD_ERRORS:
         return text

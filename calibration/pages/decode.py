@@ -16,7 +16,9 @@ from acceptance.results.report import (
     quality_rows,
     round_row,
     row_of,
+    score_rows,
     shows_speed,
+    source_rows,
 )
 from acceptance.results.report import headline as answer_of
 from acceptance.results.settings import BASELINE
@@ -57,10 +59,11 @@ def decode_told(document: Field) -> Told:
             raise UserError(f"{document.path}: summaries[{at}]: {problem}")
     fast = [s for s in by_speed(summaries) if s["algorithm"] != BASELINE and shows_speed(s)]
     tables = [Table("Methods, the fastest first", HEADINGS, [row_of(s) for s in by_speed(summaries)], left=(0, 1))]
-    quality = quality_rows(summaries)
-    if quality:
-        tables.append(Table("What lossy methods change", quality[0], quality[1:], left=range(len(quality[0]))))
-    rounds = Table("Milliseconds a round", ROUND_HEADINGS, [round_row(s) for s in by_speed(summaries)])
+    for title, found in (("What lossy methods change", quality_rows(summaries)), ("Texts", score_rows(summaries))):
+        tables += [Table(title, found[0], found[1:], left=range(len(found[0])))] if found else []
+    rounds = [Table("Milliseconds a round", ROUND_HEADINGS, [round_row(s) for s in by_speed(summaries)])]
+    before = source_rows(document["parameters"].object(), summaries)
+    rounds += [Table("Before the rounds", before[0], before[1:])] if before else []
     verdict, mark = verdict_of(fast)
     said = [heading(asked, summaries)] if (asked := asked_in(document["parameters"])) else []
     return Told(
@@ -70,7 +73,7 @@ def decode_told(document: Field) -> Told:
         figures=figures_of(fast, summaries),
         parts=[
             Part("How much faster", said, [*speed_bars(fast), *tables]),
-            Part("Where the time of a round goes", [], [rounds]),
+            Part("Where the time of a round goes", [], rounds),
             Part("What the columns mean", [*notes(summaries), *lines(document["notes"])]),
         ],
     )

@@ -202,6 +202,10 @@ def test_a_run_tells_word_errors_beside_speed(run: Run, folders: dict[str, Path]
     assert re.search(r"[+-]\d+\.\d", rows["topk"].partition("%")[2])
     assert "real time" in done.stdout
     assert problems(tmp_path / "decode.jsonl", strict=True) == []
+    assert run("report", "decode.jsonl", "--out", "page.html").returncode == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "word error rate less plain decoding" in page
+    assert "real time" in page
     records = [r for r in read_records(tmp_path / "decode.jsonl")[0] if r["kind"] == RECORD]
     assert all(r["identical_to_baseline"] for r in records if r["method"] == "speculative")
     plain = [r for r in records if r["method"] == "baseline"]
