@@ -56,6 +56,7 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
         make_deterministic(options.seed)
     samplers = {name: load_sampler(name) for name in options.samplers if name != LOOP}
     arms = arms_of(options, presets)
+    options = with_draft(options, arms)
     items, placement = load_items(options), placed(options)
     if options.processor_time:
         time_by_processor([*placement.target, *placement.draft])
@@ -101,6 +102,12 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
         parameters["generation_config_left_aside"] = left_aside
     parameters["config_sha256"] = config_sha256(parameters)
     return bench, parameters, [*planned.notes(items.notes), *caveats(pair, rule)]
+
+
+def with_draft(options: DecodeOptions, arms: Sequence[Arm]) -> DecodeOptions:
+    """Have the target stand for a draft that nobody asks, where the bundled one is not of its kind."""
+    asked = any("draft" in METHODS[arm.method].needs for arm in arms)
+    return options if asked or options.draft != BUNDLED else replace(options, draft=options.target)
 
 
 def time_by_processor(devices: Sequence[str]) -> None:

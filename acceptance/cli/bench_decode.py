@@ -19,6 +19,7 @@ from acceptance.bench.presets import (
     presets_text,
 )
 from acceptance.models.bundled import load_libraries
+from acceptance.models.gguf import in_one_name
 from acceptance.results.settings import KNOBS
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import (
@@ -84,10 +85,10 @@ def options_of(context: click.Context, given: Mapping[str, Any]) -> tuple[Decode
     """Return the options, and the presets asked for; an experiment fills what the command line does not say."""
     config, experiment = given.get("config"), given.get("experiment")
     if config is None and experiment is None:
-        return DecodeOptions().with_values(given), None
+        return DecodeOptions().with_values(in_one_name(given)), None
     presets = load_presets(config or BUNDLED_PRESETS, parameters_of(context))
     filled = {} if experiment is None else presets.values_of(experiment)
-    return DecodeOptions().with_values(filled | dict(given)), presets
+    return DecodeOptions().with_values(in_one_name(filled | dict(given))), presets
 
 
 def parameters_of(context: click.Context) -> dict[str, click.Parameter]:

@@ -9,7 +9,7 @@ from acceptance.results.settings import KNOBS, Knob, option_of
 from acceptance.text.prompts import DATASETS
 from simulator.ground.command import FILE, Decorator, stacked
 
-from .options import SPEECH_OPTIONS
+from .options import GGUF_OPTIONS, SPEECH_OPTIONS
 
 USUAL = DecodeOptions()
 RECORD_HOST = click.option("--record-host", is_flag=True, help="Keep the machine's name in --out.")
@@ -32,6 +32,7 @@ WHAT_OPTIONS = stacked(
     option("--method", metavar="NAME[,NAME...]|all", help="Methods to compare; the baseline always runs."),
     option("--target", help="Folder or hub id, with @REVISION if not the newest."),
     option("--draft", help="Folder or hub id, with @REVISION if not the newest."),
+    GGUF_OPTIONS,
     option("--medusa", type=FILE, show_default="the bundled target's", help="Folder of Medusa heads."),
     option("--eagle", type=FILE, show_default="the bundled target's", help="Folder of an EAGLE head."),
     option("--judge", type=FILE, show_default="the bundled pair's", help="Folder of a trained judge."),

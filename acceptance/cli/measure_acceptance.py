@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from acceptance.models.gguf import FILES, in_one_name
 from acceptance.text.prompts import DATASETS
 from simulator.ground.artefacts import UserError, check_outputs, envelope, to_json
 from simulator.ground.command import OneLineErrorsGroup, command, is_given, progress, refuse_given, say
@@ -41,6 +42,7 @@ FROM_MODELS = (
     *(
         "target",
         "draft",
+        *FILES,
         "target_server",
         "draft_server",
         "texts",
@@ -79,7 +81,7 @@ def measure_acceptance(context: click.Context, /, **values: Any) -> None:
         refuse_given(context, values, f"{context.invoked_subcommand}: give options behind it")
         return
     check_used(context, values)
-    options = MeasureOptions(**in_new_words(context, values))
+    options = MeasureOptions(**in_one_name(in_new_words(context, values)))
     if is_given(context, "q_kind"):
         check_q_kind(options)
     if not is_done(options) and not options.by:

@@ -28,9 +28,14 @@ SPEECH_OPTIONS = stacked(
         help="With --task asr: write down what is said, or what it means in English.",
     ),
 )
+GGUF_OPTIONS = stacked(
+    click.option("--gguf", metavar="FILE", help="GGUF file of --target, in its folder or on the hub, or alone."),
+    click.option("--draft-gguf", metavar="FILE", help="The same of --draft."),
+)
 TEXT_OPTIONS = stacked(
     click.option("--target", default=BUNDLED, help="Folder or hub id, with @REVISION; of a server, its model's name."),
     click.option("--draft", default=BUNDLED, help="Folder or hub id, with @REVISION; of a server, its model's name."),
+    GGUF_OPTIONS,
     click.option("--target-server", metavar="URL", help="vLLM or SGLang that serves the target: nothing runs here."),
     click.option("--draft-server", metavar="URL", help="The same of the draft, served as a model of its own."),
     click.option("--prompts", default=BUNDLED, help="File of prompts, in any format of --format, packed or not."),

@@ -19,14 +19,16 @@ ASKED = "config.json"
 
 
 @lru_cache
-def where_to_load(name: str, revision: str | None) -> dict[str, Any]:
+def where_to_load(name: str, revision: str | None, file: str = ASKED) -> dict[str, Any]:
     """Return the arguments of from_pretrained that say where a model of the hub is: there, or in the cache alone.
+
+    file: one that the model has.
 
     Raises:
         ValueError: It is in neither; says why in a few words.
     """
     try:
-        get_hf_file_metadata(hf_hub_url(name, ASKED, revision=revision), timeout=TIMEOUT_S)
+        get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=TIMEOUT_S)
     except GatedRepoError:
         reason = "gated on the hub: accept its terms there and log in (hf auth login)"
     except RepositoryNotFoundError:
@@ -37,6 +39,6 @@ def where_to_load(name: str, revision: str | None) -> dict[str, Any]:
         reason = f"no such folder, nor in the local cache, and the hub cannot be reached ({type(error).__name__})"
     else:
         return {}
-    if isinstance(try_to_load_from_cache(name, ASKED, revision=revision), str):
+    if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
         return {"local_files_only": True}
     raise ValueError(reason)

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr
 from functools import partial
+from io import StringIO
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ import transformers
 from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
 
-from . import compat
+from . import compat, gguf
 from .check import check_cache, check_reading
 from .hub import where_to_load
 from .model import STAND_IN, Model, Pair, end_tokens, token_count, vocabulary_of
@@ -64,22 +66,35 @@ def load_part(option: str, name: str, load: Callable[..., Any]) -> Any:
     Raises:
         UserError: One line: the option, the name, and the first line of what went wrong.
     """
-    where: dict[str, Any] = {}
-    if not os.path.isdir(name):  # noqa: PTH112
-        name, _, revision = name.partition("@")
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise UserError(f"{option} {name}: no such folder")
-        try:
-            where = where_to_load(name, revision or None) | ({"revision": revision} if revision else {})
-        except ValueError as error:
-            raise UserError(f"{option} {name}: {error}") from None
     try:
-        return load(name, **where)
+        place, where = where_of(name)
+    except ValueError as error:
+        raise UserError(f"{option} {name}: {error}") from None
+    try:
+        return load(place, **where)
     except UserError:
         raise
     except Exception as error:  # transformers, safetensors and a model's own code raise what they like
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        reason = (gguf.fault(name) if gguf.FILE in where else "") or reason
         raise UserError(f"{option} {name}: cannot be loaded ({reason})") from None
+
+
+def where_of(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the folder or the hub's name of a model, and the arguments of from_pretrained that say where to look.
+
+    Raises:
+        ValueError: It is not there; says why in a few words.
+    """
+    name, file = gguf.parted(name)
+    where: dict[str, Any] = {gguf.FILE: file} if file else {}
+    if os.path.isdir(name):  # noqa: PTH112
+        return name, where
+    name, _, revision = name.partition("@")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError("no such folder")
+    where |= where_to_load(name, revision or None, *filter(None, [file]))
+    return name, where | ({"revision": revision} if revision else {})
 
 
 def vocabulary_difference(target_tokenizer: Any, draft_tokenizer: Any) -> str:
@@ -101,7 +116,8 @@ def load_tokenizers(target: str, draft: str, cross_tokenizer: bool) -> tuple[Any
     def load(name: str, **where: Any) -> Any:
         return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
 
-    tokenizer, of_draft = load_part("--target", target, load), load_part("--draft", draft, load)
+    tokenizer = load_part("--target", target, load)
+    of_draft = tokenizer if draft == target else load_part("--draft", draft, load)
     difference = vocabulary_difference(tokenizer, of_draft)
     if difference and not cross_tokenizer:
         raise UserError(
@@ -161,16 +177,20 @@ def load_module(name: str, *, device: str, options: Mapping[str, Any], allow_pic
     """Load a language model; runs no stranger's code, and reads no pickle unless that is allowed.
 
     Raises:
-        ValueError: Its weights hold NaN or infinity, or are a pickle.
+        ValueError: Its weights hold NaN or infinity, are a pickle, or lack some.
     """
-    load = class_of(name, **where).from_pretrained
-    how = {"trust_remote_code": False, "use_safetensors": None if allow_pickle else True}
+    load, is_gguf = class_of(name, **where).from_pretrained, gguf.FILE in where
+    how = {"trust_remote_code": False, "use_safetensors": None if allow_pickle or is_gguf else True}
     try:
-        module = load(name, **how, **options, **where).eval()
+        with redirect_stderr(StringIO()) if is_gguf else nullcontext():  # its progress bar heeds no setting
+            module, found = load(name, **how, **options, **where, output_loading_info=True)
     except OSError as error:
         if allow_pickle or "safetensors" not in str(error):
             raise
         raise ValueError(NO_SAFETENSORS) from None
+    module = module.eval()
+    if is_gguf:
+        module = gguf.dequantised(module, found["missing_keys"])
     if "device_map" not in options:
         module = module.to(device)
     if not all(torch.isfinite(p).all() for p in module.parameters() if p.is_floating_point()):
@@ -248,7 +268,7 @@ def load_pair(
     """Load both models, and check that they share a vocabulary.
 
     Args:
-        target, draft: Folder or hub id of each, with @REVISION if not the newest.
+        target, draft: Folder or hub id of each, with @REVISION if not the newest; or a GGUF file in one.
         device: torch device, or "auto".
         dtype: One of DTYPES, or "auto".
         quantization: One of QUANTIZATIONS.
@@ -264,14 +284,19 @@ def load_pair(
     device = pick_device(device)
     places = [[pick_device(d) for d in devices] or [device] for devices in (target_devices, draft_devices)]
     dtype = pick_dtype(dtype, places[0][0])
+    for option, given in (("--target", target), ("--draft", draft)):
+        if quantization and gguf.is_named(given):
+            raise UserError(f"--quantization {quantization}: {option} {given} is dequantised, expected no GGUF file")
     options = [model_options(devices, dtype, quantization) for devices in places]
     tokenizer, draft_tokenizer = load_tokenizers(target, draft, cross_tokenizer)
 
     named = (("--target", target), ("--draft", draft))
+    # One that drafts for itself is in memory once.
+    count = 1 if target == draft and places[0] == places[1] else 2
     modules = [
         load_part(*name, partial(load_module, device=place[0], options=arguments, allow_pickle=allow_pickle))
-        for name, place, arguments in zip(named, places, options, strict=True)
-    ]
+        for name, place, arguments in zip(named[:count], places, options, strict=False)
+    ] * (3 - count)
     for name, module in zip(named, modules, strict=True):
         check_cache(*name, module)
     models = as_models(named, modules, (tokenizer, draft_tokenizer))

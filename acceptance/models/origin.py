@@ -16,8 +16,10 @@ HEX_DIGITS, HASH_DIGITS = set("0123456789abcdef"), 64
 
 
 def origin(given: str, name: str, module: Any) -> dict[str, str | None]:
-    """Return what tells a model from another of the same name: the hash of its folder, or its revision of the hub."""
+    """Return what tells a model from another of the same name: the hash of its folder or file, or its revision."""
     folder = Path(place_of(given, name))
+    if folder.is_file():
+        return {"name": given, "sha256": content_sha256(folder)}
     if folder.is_dir():
         return {"name": given, "sha256": folder_sha256(folder)}
     return {"name": given, "revision": getattr(module.config, "_commit_hash", None)}

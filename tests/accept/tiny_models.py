@@ -88,7 +88,7 @@ SHAPES: dict[str, dict[str, int]] = {
 def random_model(kind: str, seed: int, vocabulary: int, **changes: Any) -> Model:
     """A random transformer: "llama", "gpt2" with absolute positions, "mistral" with a sliding window."""
     torch.manual_seed(seed)
-    shape = {"vocab_size": vocabulary, "initializer_range": 0.5} | NO_ENDS | SHAPES[kind] | changes
+    shape = {"vocab_size": vocabulary, "initializer_range": 0.5} | NO_ENDS | SHAPES.get(kind, {}) | changes
     module = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape))
     return Model(module=module.eval(), vocabulary=vocabulary)
 
