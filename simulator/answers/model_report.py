@@ -10,6 +10,7 @@ from simulator.costs.formats import bytes_per_weight
 from simulator.costs.model_costs import SEPARATE, ModelPair, Placed
 from simulator.costs.parts import PARTS, PassParts
 from simulator.costs.room import largest_batch
+from simulator.costs.source import source_passes
 from simulator.ground.command import table, wrapped
 from simulator.rounds.experiment import Summary
 
@@ -41,6 +42,7 @@ def models_json(pair: ModelPair, forecast: Forecast, draft: str | None) -> dict[
         "target": model_json(pair.placed_target),
         "draft": model_json(pair.placed_draft),
         "passes": {name: pass_json(one) for name, one in passes(pair, draft_length).items()},
+        **source_json(pair),
         "tokens_per_s": {name: int(pair.batch) * 1e3 / ms for name, ms in times_ms(summary).items()},
         "energy_j_per_token": joules and dict(zip(times_ms(summary), joules, strict=True)),
         "memory": {
@@ -95,6 +97,35 @@ def pass_json(one: Pass) -> dict[str, Any]:
     return {"tokens": one.tokens, "times": one.times, "binds": one.parts.binds} | times | {"total_ms": one.ms}
 
 
+def source_json(pair: ModelPair) -> dict[str, Any]:
+    """Return what comes before the first token where an encoder reads a source; nothing elsewhere."""
+    found = {
+        one.role: {
+            "source": one.source,
+            "total_ms": 1e3 * float(one.parts.total_s),
+            "flops": float(one.placed.shape.flops(1, one.source, 0, 0)),
+            "bytes": float(one.placed.moved_bytes(1, one.source, 0, 0)),
+            "is_shared": one.is_shared,
+        }
+        for one in source_passes(pair)
+    }
+    return {"encoder": found} if found else {}
+
+
+def source_text(pair: ModelPair) -> str:
+    """Say how long encoders read a source, before the first token; nothing without one."""
+    words = []
+    for one in source_passes(pair):
+        ms, what = 1e3 * float(one.parts.total_s), "frames" if one.placed.shape.family == "whisper" else "tokens"
+        if one.role == "target":
+            words.append(f"before the first token: the encoder reads {one.source:,} {what} in {ms:.3g} ms")
+        elif one.is_shared:
+            words.append(f"the draft takes what it has read, its encoder is of the same sizes ({ms:.3g} ms)")
+        else:
+            words.append(f"the draft's in {ms:.3g} ms")
+    return "; ".join(words)
+
+
 def times_ms(summary: Summary) -> dict[str, float]:
     """Return the time a token of a sequence, of both arms."""
     return {"baseline": summary.baseline_ms_per_token, "speculative": summary.speculative_ms_per_token}
@@ -132,7 +163,7 @@ def models_text(pair: ModelPair, forecast: Forecast) -> str:
     plain, spec = (int(pair.batch) * 1e3 / ms for ms in times_ms(forecast.summary).values())
     rates = f"tokens/s: {plain:,.1f} plain, {spec:,.1f} speculative"
     about = [placement_text(pair), rates]
-    lines = [*about, energy_text(pair, forecast), memory_text(pair), schedule_text(forecast.ranges)]
+    lines = [*about, source_text(pair), energy_text(pair, forecast), memory_text(pair), schedule_text(forecast.ranges)]
     return "\n".join([table(rows, left=(0, 4)), "", sizes_text(pair), "", wrapped(filter(None, lines))])
 
 

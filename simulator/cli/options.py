@@ -144,6 +144,12 @@ DEVICE_OPTIONS = stacked(
         type=click.Choice(("same", "separate")),
         help="Draft on the target's devices, or on one of its own.",
     ),
+    click.option(
+        "--source",
+        type=click.IntRange(1, 100_000_000),
+        help="Tokens that the encoder of T5 or BART reads (Whisper: frames), before the first token; --isl is what the "
+        "decoder begins with.  [default: Whisper's own 1500, else 512]",
+    ),
     memory_option("Share of a device's memory for weights and KV cache, as the engine was told."),
 )
 
@@ -366,7 +372,7 @@ def timed_pricing(pricing: "Pricing", options: SharedOptions, measured: "Measure
 
 def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str, Any]]:
     """Yield device and models, and how those run; or times a token; nothing where neither is used."""
-    from simulator.costs.priced import HOW_MODELS_RUN, MEMORY_SHARE, STATED
+    from simulator.costs.priced import HOW_MODELS_RUN, MEMORY_SHARE, SOURCE, STATED
 
     if pricing.timed is not None:
         yield from (("baseline_tpot_ms", options.baseline_tpot), ("speculative_tpot_ms", options.speculative_tpot))
@@ -375,7 +381,7 @@ def provenance(pricing: "Pricing", options: SharedOptions) -> Iterator[tuple[str
     for name in ("profile", "target_model"):
         yield name, getattr(options.device, name)
     yield "draft_model", options.device.drafter
-    for name in (*STATED, MEMORY_SHARE):
+    for name in (*STATED, MEMORY_SHARE, SOURCE):
         if getattr(options.device, name) is not None:
             yield name, getattr(options.device, name)
     yield "profile_status", pricing.profile.status

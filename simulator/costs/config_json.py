@@ -112,6 +112,7 @@ class Stack:
         self.matrices: list[Matrix] = []
         self.attentions: list[Attention] = []
         self.states: list[State] = []
+        self.encoder: ModelShape | None = None
         self.vectors = self.tables = self.row_size = 0
         self.all = tuple(range(self.layers))
 
@@ -281,6 +282,7 @@ class Stack:
             row_size=self.row_size,
             attentions=tuple(self.attentions),
             states=tuple(self.states),
+            encoder=self.encoder,
         )
 
 

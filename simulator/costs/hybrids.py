@@ -6,7 +6,8 @@ from simulator.ground.fields import Field
 
 from . import recurrent
 from .config_json import FULL, LINEAR, MAX_COUNT, MAX_LAYERS, SLIDING, Layers, Layout, Stack, where
-from .layers import Attention
+from .layers import Attention, Matrix
+from .work import ModelShape
 
 MAMBA2 = {"heads": "mamba_n_heads", "head_dim": "mamba_d_head", "groups": "mamba_n_groups", "state": "mamba_d_state"}
 MAMBA2 |= {"kernel": "mamba_d_conv", "conv_bias": "mamba_conv_bias", "bias": "mamba_proj_bias"}
@@ -289,28 +290,57 @@ def cross_attention(stack: Stack, inner: int, source: int) -> None:
     stack.attentions.append(Attention(stack.layers, stack.heads, width, 2 * inner, stack.heads, fixed=source))
 
 
-def encoder(stack: Stack, layers: int, inner: int, ffn: int, gated: bool) -> None:
-    """Add an encoder, which decoding does not run."""
-    at = tuple(range(layers))
-    names = "qkv"
-    stack.matrix(stack.hidden, {f"encoder.self_attn.{name}_proj": inner for name in names}, at, used=0)
+def encoder(
+    stack: Stack, layers: int, heads: int, inner: int, ffn: int, vectors: int, *, gated: bool, longest: int | None
+) -> None:
+    """Add an encoder, which decoding does not run, and which runs alone before the first token.
+
+    Its pass also makes keys and values of cross attention, which are there already. vectors: of its norms and biases.
+    longest: what it reads at most.
+    """
+    at, crossing = tuple(range(layers)), stack.attentions[-1]
+    stack.matrix(stack.hidden, {f"encoder.self_attn.{name}_proj": inner for name in "qkv"}, at, used=0)
     stack.matrix(inner, {"encoder.self_attn.o_proj": stack.hidden}, at, used=0)
     stack.matrix(stack.hidden, {"encoder.mlp.up_proj": (1 + gated) * ffn}, at, used=0)
     stack.matrix(ffn, {"encoder.mlp.down_proj": stack.hidden}, at, used=0)
+    seen = Attention(layers, heads, 2 * inner // heads, 0, heads, both_ways=True)
+    made = Attention(crossing.layers, heads, 0, crossing.kv_size, crossing.shares)
+    stack.encoder = ModelShape(
+        name="",
+        family=stack.config["model_type"].text(),
+        layers=layers,
+        hidden_size=stack.hidden,
+        heads=heads,
+        vocabulary=stack.vocabulary,
+        tied_embeddings=True,
+        embedding_size=stack.hidden,
+        matrices=tuple(m._replace(used=m.used or 1) for m in stack.matrices if not m.used),
+        vectors=vectors,
+        attentions=(seen, made),
+        longest_context=longest,
+    )
 
 
 def whisper(stack: Stack) -> None:
     """Read Whisper: keys have no bias, positions are learned, two convolutions before the encoder."""
     hidden, layers = stack.hidden, stack.layers
     source, mel, ffn = (stack.size(k) for k in ("max_source_positions", "num_mel_bins", "encoder_ffn_dim"))
-    count = stack.config["encoder_layers"].whole(1, MAX_LAYERS)
+    count, heads = stack.config["encoder_layers"].whole(1, MAX_LAYERS), stack.size("encoder_attention_heads")
     stack.attention(stack.all)
     cross_attention(stack, hidden, source)
     stack.ffn(stack.all, stack.inner)
-    encoder(stack, count, hidden, ffn, gated=False)
-    # Biases of query, value and output, thrice; the encoder's norms, biases and convolutions of width 3.
-    stack.vectors += layers * 2 * 3 * hidden + count * (3 * hidden + 4 * hidden + ffn + hidden) + 2 * hidden
-    stack.vectors += 3 * hidden * (mel + hidden) + 2 * hidden
+    # Two convolutions of width 3, of which the first is of twice as many frames.
+    convolutions = [
+        Matrix(3 * size, ((f"encoder.conv{i}", hidden),), used=0) for i, size in enumerate((mel, hidden), 1)
+    ]
+    stack.matrices += convolutions
+    # Biases of query, value and output, twice in the decoder; the encoder's, and its norms.
+    stack.vectors += layers * 2 * 3 * hidden
+    vectors = count * (3 * hidden + 4 * hidden + ffn + hidden) + 2 * hidden + 2 * hidden
+    encoder(stack, count, heads, hidden, ffn, vectors, gated=False, longest=source)
+    assert stack.encoder is not None
+    twice = tuple(m._replace(used=2) if m == convolutions[0]._replace(used=1) else m for m in stack.encoder.matrices)
+    stack.encoder = replace(stack.encoder, matrices=twice)
     targets = stack.size("max_target_positions")
     stack.tables, stack.row_size = (source + targets) * hidden, hidden
 
@@ -318,15 +348,16 @@ def whisper(stack: Stack) -> None:
 def bart(stack: Stack) -> None:
     """Read BART and mBART: learned positions on either side, two rows more, and a norm behind embeddings."""
     hidden, layers, ffn = stack.hidden, stack.layers, stack.size("encoder_ffn_dim")
-    count = stack.config["encoder_layers"].whole(1, MAX_LAYERS)
+    count, heads = stack.config["encoder_layers"].whole(1, MAX_LAYERS), stack.size("encoder_attention_heads")
+    longest = stack.size("max_position_embeddings")
     stack.attention(stack.all)
-    cross_attention(stack, hidden, SOURCE_TOKENS)
+    cross_attention(stack, hidden, min(SOURCE_TOKENS, longest))
     stack.ffn(stack.all, stack.inner)
-    encoder(stack, count, hidden, ffn, gated=False)
-    # Biases of query, key, value and output, thrice; the encoder's norms and biases; the norms behind embeddings.
-    stack.vectors += layers * 2 * 4 * hidden + count * (4 * hidden + 4 * hidden + ffn + hidden) + 2 * 2 * hidden
+    # Biases of query, key, value and output, twice in the decoder, and in the encoder; norms, also behind embeddings.
+    stack.vectors += layers * 2 * 4 * hidden + 2 * hidden
     # mBART has a norm behind the layers of its encoder, too.
-    stack.vectors += 2 * hidden * stack.flag(stack.layout.final_norm)
+    vectors = count * (4 * hidden + 4 * hidden + ffn + hidden) + 2 * hidden * (1 + stack.flag(stack.layout.final_norm))
+    encoder(stack, count, heads, hidden, ffn, vectors, gated=False, longest=longest)
     stack.tables, stack.row_size = 2 * (stack.size("max_position_embeddings") + 2) * hidden, hidden
     if not stack.config["tie_word_embeddings"].flag(True):
         # Either side then has a table of tokens besides the model's.
@@ -347,7 +378,8 @@ def t5(stack: Stack) -> None:
     cross_attention(stack, inner, SOURCE_TOKENS)
     stack.ffn(stack.all, stack.inner)
     count, gated = stack.config["num_layers"].whole(1, MAX_LAYERS), stack.flag("is_gated_act")
-    encoder(stack, count, inner, stack.inner, gated)
-    biased = count + stack.layers if stack.config["model_type"].value == "umt5" else 2
-    stack.vectors += (2 * count + 1) * stack.hidden
-    stack.vectors += biased * stack.size("relative_attention_num_buckets") * stack.heads
+    every = stack.config["model_type"].value == "umt5"
+    buckets = stack.size("relative_attention_num_buckets") * stack.heads
+    stack.vectors += (stack.layers if every else 1) * buckets
+    vectors = (2 * count + 1) * stack.hidden + (count if every else 1) * buckets
+    encoder(stack, count, stack.heads, inner, stack.inner, vectors, gated=gated, longest=None)

@@ -68,7 +68,8 @@ class Attention(NamedTuple):
     heads: of queries. pair_size: multiply-adds of one head for a query and a token that it sees. kv_size: numbers that
     a layer keeps of a token; 0 where it reads another's. shares: devices among which these can be divided. window:
     tokens that are seen and kept. chosen: tokens that are seen of all that are kept, where an index chooses them.
-    fixed: tokens of a source that is there from the start, as in cross attention.
+    fixed: tokens of a source that is there from the start, as in cross attention. both_ways: a token sees those behind
+    it too, as in an encoder.
     """
 
     layers: int
@@ -79,6 +80,7 @@ class Attention(NamedTuple):
     window: int | None = None
     chosen: int | None = None
     fixed: int = 0
+    both_ways: bool = False
 
     def pairs(self, new_tokens: Floats, context: Floats) -> Floats:
         """Return the pairs of a new token and a token that it sees, of one layer."""
@@ -86,6 +88,8 @@ class Attention(NamedTuple):
         most = self.window or self.chosen
         if self.fixed:
             return np.asarray(n * self.fixed + 0 * s)
+        if self.both_ways:
+            return np.asarray(n * (s + n))
         if most is None:
             return np.asarray(n * s + n * (n + 1) / 2)
         growing = np.clip(most - s, 0, n)

@@ -214,7 +214,8 @@ class DeviceOptions:
     kv_bytes_per_token: of a target that no reader knows; with draft_ of a draft. method: how it drafts; topk, nodes:
     how its drafts branch, and how many tokens of them are verified. tp, draft_tp: devices that share the target and the
     draft; dp: groups of these, with attention of their own beside experts that all share. placement: of the draft,
-    "same" or "separate". gpu_memory_utilization: share of a device's memory that the engine uses.
+    "same" or "separate". source: tokens or frames that an encoder reads. gpu_memory_utilization: share of a device's
+    memory that the engine uses.
     """
 
     profile: str | None = None
@@ -239,6 +240,7 @@ class DeviceOptions:
     draft_tp: int | None = None
     placement: str | None = None
     gpu_memory_utilization: float | None = None
+    source: int | None = None
     overlap: bool = False
 
     @property

@@ -42,7 +42,7 @@ HOW_MODELS_RUN = {
 ROLES = {"target_model": "", "draft_model": "draft-"}
 NUMBERS = ("params", "active_params", "kv_bytes_per_token")
 STATED = tuple(prefix.replace("-", "_") + number for prefix in ROLES.values() for number in NUMBERS)
-MEMORY_SHARE = "gpu_memory_utilization"
+MEMORY_SHARE, SOURCE = "gpu_memory_utilization", "source"
 
 
 class Pricing(NamedTuple):
@@ -92,6 +92,9 @@ class Pricing(NamedTuple):
         values: dict[str, float] = {}
         if self.usual_length != BY_NAME["draft_length"].default:
             values["draft_length"] = self.usual_length
+        if self.models is not None and self.models.target.encoder:
+            # What a decoder begins with; its prompt is the source.
+            values["isl"] = 1
         if self.profile is not None:
             values["round_overhead_ms"] = float(self.profile.round_overhead_s) * 1e3
             if self.models is None and self.decoding is None and self.profile.units is not None:
@@ -215,10 +218,13 @@ def load_pricing(options: DeviceOptions) -> Pricing:
         UserError: A file or name is wrong, or options are missing or at odds.
     """
     if options.profile is None:
-        refuse_stated(options, (*ROLES, *STATED, *HOW_MODELS_RUN, MEMORY_SHARE), "a device, expected --profile NAME")
+        refuse_stated(
+            options, (*ROLES, *STATED, *HOW_MODELS_RUN, MEMORY_SHARE, SOURCE), "a device, expected --profile NAME"
+        )
         return Pricing()
     from .placing import drafter, model_shape, place_models
     from .profile_file import load_profile
+    from .source import sourced
     from .stated import StatedModel
 
     roles = {role: StatedModel(**stated_numbers(options, prefix), prefix=prefix) for role, prefix in ROLES.items()}
@@ -227,7 +233,9 @@ def load_pricing(options: DeviceOptions) -> Pricing:
     profile = with_share(load_profile(str(options.profile)), options.gpu_memory_utilization)
     stated = [role for role in roles if getattr(options, role) is not None or roles[role].first]
     if not stated:
-        refuse_stated(options, (*HOW_MODELS_RUN, MEMORY_SHARE), "models, expected --target-model and --draft-model")
+        refuse_stated(
+            options, (*HOW_MODELS_RUN, MEMORY_SHARE, SOURCE), "models, expected --target-model and --draft-model"
+        )
         if profile.units is None and profile.decoding is None:
             raise UserError(
                 f"--profile {profile.name}: has costs of models and none is named, "
@@ -238,8 +246,10 @@ def load_pricing(options: DeviceOptions) -> Pricing:
         given = options.draft_model
         what = f"--draft-model: {given}" if given is not None else f"{roles['draft_model'].first}: a model"
         raise UserError(f"{what} alone, expected --target-model beside it")
-    target = model_shape(options.target_model, roles["target_model"])
+    target = sourced(model_shape(options.target_model, roles["target_model"]), options.source, "--target-model")
     method, draft = drafter(options, roles["draft_model"], target)
+    if draft.encoder:
+        draft = sourced(draft, options.source, "--draft-model")
     return Pricing(profile=profile, models=place_models(profile, options, target, draft, method))
 
 

@@ -3,7 +3,7 @@
 All of it is the work of one device: tensor parallelism, which divides it and adds all-reduces, is the cost function's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ class ModelShape:
     kept of a sequence. longest_context: positions the model was made for, None where its file does not say.
     storage: how the weights are stored, where the file says; unread: what it says of them that no one reads.
     kv_dtype: of the KV cache, where the file says. predictors: modules that predict further tokens, beside the weights.
+    encoder: what reads a source before the first token, once, and makes the keys and values of cross attention of it.
     drafting: set where it is a drafter of another kind than a language model. unstated: sizes that nobody states, by
     their keys in files.
     assumed: what the file does not say and was assumed. stated_name: as typed, where the catalogue has another for it.
@@ -83,6 +84,7 @@ class ModelShape:
     unread: str = ""
     kv_dtype: str | None = None
     predictors: int = 0
+    encoder: "ModelShape | None" = None
     drafting: Drafting | None = None
     unstated: tuple[str, ...] = ()
     assumed: str = ""
@@ -117,6 +119,16 @@ class ModelShape:
         return self.tables + (0 if self.tied_embeddings else self.vocabulary * self.embedding_size)
 
     @property
+    def source(self) -> int:
+        """Tokens or frames of the source that an encoder reads, 0 without one."""
+        return max((a.fixed for a in self.attentions), default=0)
+
+    def with_source(self, source: int) -> "ModelShape":
+        """Return it behind a source of another length."""
+        kinds = tuple(a._replace(fixed=source) if a.fixed else a for a in self.attentions)
+        return replace(self, attentions=kinds)
+
+    @property
     def borrowed_size(self) -> int:
         """Weights of its target that a drafter reads: the output head, and the embeddings of heads on its states."""
         reads = self.drafting is not None and self.drafting.reads_states
@@ -125,7 +137,8 @@ class ModelShape:
     @cached_property
     def parameters(self) -> int:
         """All weights; a table that is embedding and output head in one counts once."""
-        return sum(m.weights for m in self.matrices) + self.look_up_size + self.vectors
+        encoder = self.encoder.vectors if self.encoder else 0
+        return sum(m.weights for m in self.matrices) + self.look_up_size + self.vectors + encoder
 
     @cached_property
     def active_parameters(self) -> int:
@@ -343,6 +356,7 @@ def stored(shape: ModelShape, storage: Storage) -> Stored:
             always += size
         else:
             idle += size
+    idle += (shape.encoder.vectors if shape.encoder else 0) * storage.plain.bits / 8
     idle += shape.look_up_size * storage.of(EMBEDDING, is_outer=True).bits / 8
     return Stored(always + idle + sum(size for _, size in experts), always + borrowed, tuple(experts))
 

@@ -10,6 +10,7 @@ from simulator.costs.drafters.plan import DraftPass, DraftPlan, Ints
 from simulator.costs.layers import Attention
 from simulator.costs.model_costs import SEPARATE, ModelPair, Placed
 from simulator.costs.profile import Curve, constant
+from simulator.costs.source import source_passes
 from simulator.costs.step import Floats, Knobs
 from simulator.costs.work import Work, stored
 
@@ -77,6 +78,7 @@ def step_costs(models: ModelPair | Placed, longest: int, *, tokens: int, sequenc
         widths=np.broadcast_to(plan.width, drafts.shape),
         load_s=load_s[0],
         load_sequence_s=load_s[1] - load_s[0],
+        source_s=float(sum(each.seconds(np.ones(())) for each in source_passes(models))),
         round_s=np.column_stack((rounds_s[0], rounds_s[1] - rounds_s[0])),
         watts=float(power.load_w * devices if power else np.nan),
     )
@@ -121,6 +123,7 @@ def of_tokens(tables: Sequence[Table], counts: Ints, overhead_s: float) -> StepC
         widths=np.arange(longest + 1) + 1,
         load_s=0.0,
         load_sequence_s=0.0,
+        source_s=0.0,
         round_s=np.tile([overhead_s, 0.0], (longest + 1, 1)),
         watts=np.nan,
     )

@@ -7,6 +7,7 @@ import numpy as np
 
 from simulator.costs.drafters.plan import DraftPass, DraftPlan
 from simulator.costs.model_costs import ModelPair, Placed
+from simulator.costs.source import source_passes
 from simulator.costs.step import Floats, Real
 from simulator.costs.work import ModelShape, Work
 
@@ -54,11 +55,18 @@ class Passes(NamedTuple):
         verify_s = self.target.pass_of_s(work if prompts is None else work.beside(prompts.work(shape)))
         reading = np.zeros(()) if prompts is None else prompts.chunks
         load_s = self.target.engine.under_load_s(shape.layers, np.asarray(batch + reading))
+        if prompts is not None and shape.encoder:
+            load_s = load_s + self.sources_s(prompts.ended)
         if self.pair is None or self.plan is None:
             return np.asarray(verify_s + load_s)
         verify_s = verify_s * self.pair.off_by(self.pair.verify_normals, self.target, batch, width, context)
         drafts_s, overhead_s = drafts(self.pair, self.plan, batch, context, prompts), self.pair.overhead_s(batch)
         return np.asarray(verify_s + load_s + drafts_s + overhead_s, np.float64)
+
+    def sources_s(self, ended: Floats) -> Floats:
+        """Return the seconds in which encoders read the sources of prompts that end, one by one."""
+        models = self.target if self.pair is None or self.plan is None else self.pair
+        return np.asarray(sum(each.seconds(ended) for each in source_passes(models)) * ended)
 
 
 def passes_of(models: ModelPair | Placed, draft_length: Real | None) -> Passes:

@@ -48,7 +48,8 @@ class StepCosts(NamedTuple):
     kind of attention FLOPs of a pair, bytes of a token, and whose sums are of so many rows, 0: of own tokens, `rows` in
     all; SLOT numbers of each of `slots`; of each K, seconds of a round besides its passes, and of each sequence; of
     each pass, what is added once device and host have joined; of each K, tokens of a sequence that are verified.
-    load_s, load_sequence_s: of a pass under load. watts: of all devices at work; NaN: not known.
+    load_s, load_sequence_s: of a pass under load. source_s: of a prompt's source that encoders read. watts: of
+    all devices at work; NaN: not known.
     """
 
     ints: Ints
@@ -70,6 +71,7 @@ class StepCosts(NamedTuple):
     at_widths: int
     load_s: float
     load_sequence_s: float
+    source_s: float
     watts: float
 
 
@@ -130,6 +132,7 @@ def seconds(costs: StepCosts, totals: Floats, k: int) -> float:
     """Return the seconds of a step: the target's pass, and what drafts the next k tokens; k < 0: nothing drafts."""
     f, decoding, prompts = costs.floats, totals[COUNT], totals[PROMPT + COUNT]
     total_s = pass_s(costs, totals, 0, 0) + costs.load_s + costs.load_sequence_s * (decoding + prompts)
+    total_s += costs.source_s * totals[ENDED]
     if k < 0:
         return float(total_s)
     k = min(k, costs.longest)
