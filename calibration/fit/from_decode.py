@@ -12,7 +12,7 @@ import numpy as np
 from calibration.sources.decode import ArmTimes, DecodeLog
 from calibration.sources.probe import Observations
 from simulator.costs.engine import MOST_ERROR
-from simulator.costs.profile import MEASURED, Decoding, PassCost, Profile
+from simulator.costs.profile import MEASURED, Curve, Decoding, PassCost, Profile
 from simulator.ground.artefacts import UserError
 
 from .diagnostics import CheckedFit, Diagnosis
@@ -23,6 +23,11 @@ from .lengths import check_timed
 PAIR = "verification"
 LEAST_LENGTHS = 2
 LARGEST_RESIDUAL = 0.15
+# Standard errors of its time by which a pass misses any smooth cost before that counts as a step.
+STEP_ERRORS = 3.0
+STEPS = "Verification takes longer with its tokens by steps: each length counts as it was timed."
+# Of the logarithm of a token's cost: how far a step may move it, and in how many places it is looked for.
+STEEPEST, STEPS_TRIED = 5.0, 4001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +81,11 @@ def check_pair(pair: PairFit) -> CheckedFit:
     if not pair.verify.converged:
         reasons.append(f"the solver did not converge ({pair.verify.message})")
     for name, residual in zip(pair.verify.observations.labels, residuals, strict=True):
-        if residual > LARGEST_RESIDUAL:
+        if residual > LARGEST_RESIDUAL and not has_steps(pair):
             reasons.append(f"{name} is {residual:.1%} off its fit, expected at most {LARGEST_RESIDUAL:.0%}")
     if pair.draft.step_s == 0:
         reasons.append("a draft of more tokens takes no longer, expected each to take some time")
-    errors = {"the time of a pass": pass_error(pair.verify)}
+    errors = {"the time of a pass": pass_error(pair)}
     if pair.draft.step_s > 0:
         errors["a drafted token's time"] = pair.draft.step_error
     for name, error in errors.items():
@@ -115,27 +120,60 @@ def verifications(log: DecodeLog, arms: Sequence[ArmTimes]) -> Observations:
     )
 
 
-def with_one_error(verify: Fit) -> PassCost:
+def has_steps(pair: PairFit) -> bool:
+    """Whether verification takes longer with its tokens by steps: kernels compute widths of their own.
+
+    That is seen where all lengths up to the longest were timed, and one is off any smooth cost by more than its noise.
+    """
+    seen, lengths = pair.verify.observations, pair.draft_lengths
+    noise = seen.error_s / seen.seconds
+    in_order = np.argsort(seen.tokens)
+    falls = -np.diff(np.log(seen.seconds[in_order]))
+    return (
+        lengths == tuple(range(1, len(lengths) + 1))
+        and bool((np.abs(pair.verify.residuals) > STEP_ERRORS * noise).any())
+        and bool((falls <= STEP_ERRORS * noise.max()).all() and (np.diff(seen.tokens[in_order]) > 0).all())
+    )
+
+
+def with_steps(pair: PairFit) -> PassCost:
+    """Return the cost of verification, each length as it was timed where there are steps."""
+    smooth, seen = pair.verify.cost, pair.verify.observations
+    if not has_steps(pair):
+        return smooth
+    logs = np.log(np.float64(smooth.flop_scale.seconds[0])) + np.linspace(-STEEPEST, STEEPEST, STEPS_TRIED)
+    tried = replace(smooth, flop_scale=Curve(np.ones(1), np.exp(logs)[:, None]))
+    grown = np.log(tried.pass_s(seen.tokens, 1, seen.tokens, 0))
+    scales = np.array([np.interp(np.log(t), grown[:, i], logs) for i, t in enumerate(seen.seconds)])
+    in_order = np.argsort(seen.tokens)
+    return replace(smooth, flop_scale=Curve(seen.tokens[in_order], np.exp(scales[in_order])))
+
+
+def with_one_error(pair: PairFit) -> PassCost:
     """Return the cost of verification whose passes are all off by one factor, by what the least known of them is.
 
     A handful of lengths leaves its parameters open one by one, though not what a pass takes between the shortest and
     the longest that was timed; beyond them nothing is known.
     """
-    error = pass_error(verify)
-    return replace(verify.cost, uncertain=("flop_scale[0]", "mem_scale[0]"), covariance=np.full((2, 2), error**2))
+    error, cost = pass_error(pair), with_steps(pair)
+    knots = (*(f"flop_scale[{i}]" for i in range(len(cost.flop_scale.sizes))), "mem_scale[0]")
+    return replace(cost, uncertain=knots, covariance=np.full((len(knots),) * 2, error**2))
 
 
-def pass_error(verify: Fit) -> float:
+def pass_error(pair: PairFit) -> float:
     """Return the largest standard error, relative, of a pass over as many tokens as were timed, or fewer.
 
-    Never less than the noise of the times and what the fit leaves of them.
+    Never less than the noise of the times and what the fit leaves of them, but where each is as it was timed.
     """
+    verify = pair.verify
     seen = verify.observations
+    noise = seen.error_s / seen.seconds
+    if has_steps(pair):
+        return float(noise.max())
     tokens = np.arange(1, int(np.ceil(seen.tokens.max())) + 1)
     error = verify.cost.pass_errors(tokens, 1, tokens, 0).max()
     left = float(np.sqrt(np.mean(verify.residuals**2)))
-    noise = float(np.median(seen.error_s / seen.seconds))
-    return float(np.hypot(error, max(left, noise)))
+    return float(np.hypot(error, max(left, float(np.median(noise)))))
 
 
 def draft_line(arms: Sequence[ArmTimes]) -> DraftLine:
@@ -182,7 +220,7 @@ def pair_profile(name: str, log: DecodeLog, pair: PairFit) -> Profile:
             baseline_error=log.baseline.error_s / log.baseline.seconds,
             draft_step_s=pair.draft.step_s,
             draft_step_error=pair.draft.step_error,
-            verify=with_one_error(pair.verify),
+            verify=with_one_error(pair),
             draft_lengths=pair.draft_lengths,
             # The overhead holds the start of the draft's line.
             draft_overhead_correlation=float(np.clip(line.covariance / both, -1, 1)) if both > 0 else 0.0,
@@ -193,5 +231,6 @@ def pair_profile(name: str, log: DecodeLog, pair: PairFit) -> Profile:
         round_overhead_error=min(MOST_ERROR, pair.overhead_error_s / pair.overhead_s) if pair.overhead_s else 0.0,
         notes=(
             f"Costs of {log.draft} drafting for {log.target} in {log.dtype}, batch {log.batch}, and of no other pair.",
+            *([STEPS] if has_steps(pair) else []),
         ),
     )

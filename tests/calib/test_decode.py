@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from acceptance.results.validate import problems
 from acceptance.trace.trace import PromptInfo, Trace
-from calibration.fit.from_decode import check_pair, draft_line, fit_pair, pair_profile
+from calibration.fit.from_decode import check_pair, draft_line, fit_pair, has_steps, pair_profile
 from calibration.sources.decode import ArmTimes, DecodeLog, load_decode
 from calibration.sources.timed import Timed
 from calibration.validate.decode import BOUNDS, ablation, forecast_rows, own_acceptance, pair_costs
@@ -263,6 +263,27 @@ def test_lengths_that_are_not_asked_for_change_nothing(tmp_path: Path) -> None:
     assert fits[0].verify.cost.parameters() == fits[1].verify.cost.parameters()
     assert (fits[0].draft, fits[0].draft_lengths) == (fits[1].draft, (1, 4, 8))
     assert fit_pair(other).verify.cost.parameters() != fits[0].verify.cost.parameters()
+
+
+def test_a_verification_that_takes_steps_is_as_it_was_timed(tmp_path: Path) -> None:
+    """Four tokens and more take a quarter longer than any smooth cost has it, as kernels of some widths do."""
+    log = load_decode(write_decode(tmp_path / "d.jsonl", prompts=4, tokens=1000, noise=0.002))
+    stepped = replace(
+        log,
+        arms=tuple(
+            replace(a, verify=Timed(seconds=a.verify.seconds * (1.25 if a.draft_length > 2 else 1.0), error_s=3e-5))
+            for a in log.arms
+        ),
+    )
+    found = fit_pair(stepped)
+    assert max(abs(found.verify.residuals)) > 0.05
+    assert check_pair(found).passed
+    cost = pair_profile("x", stepped, found).decoding.verify
+    for arm in stepped.arms:
+        assert cost.pass_s(arm.drafted + 1, 1, arm.drafted + 1, 0) == pytest.approx(arm.verify.seconds, rel=1e-4)
+    few = fit_pair(stepped, (1, 2, 4, 8))
+    assert not has_steps(few), "what lies between is not known"
+    assert not has_steps(fit_pair(log)), "noise is no step"
 
 
 def test_a_batch_counts_the_steps_of_its_slowest_row(tmp_path: Path) -> None:
