@@ -94,6 +94,7 @@ bench: $(VENV)/.dev ## measure speed against named references
 	$(BIN)/python tests/bench/bench_calibrate.py
 	$(BIN)/python tests/bench/bench_workloads.py
 	$(BIN)/python tests/bench/bench_load.py
+	$(BIN)/python tests/bench/bench_explore.py
 
 # A part of .ci/run: less than a minute. MUTANTS=2000 takes eight times as many.
 MUTANTS ?= 250

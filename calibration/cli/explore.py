@@ -26,13 +26,16 @@ def explore(result: Path | None, port: int, *, opens: bool) -> None:
     query = {} if result is None else files.settings_of(result) or {"file": str(result)}
     port = server.free_port(port)
     url = server.url_of(port, query)
-    click.echo(f"{url}\nCtrl-C ends it")
-    sys.stdout.flush()
-    if opens and server.has_display():
-        import webbrowser
 
-        webbrowser.open(url)
-    server.serve(port)
+    def ready() -> None:
+        click.echo(f"{url}\nCtrl-C ends it")
+        sys.stdout.flush()
+        if opens and server.has_display():
+            import webbrowser
+
+            webbrowser.open(url)
+
+    server.serve(port, ready)
 
 
 if __name__ == "__main__":

@@ -81,33 +81,28 @@ def drawn(state: State) -> State:
 
 def models(state: State, found: dict[str, str]) -> None:
     """Choose models, device, method and draft length."""
-    names = known()
+    names, target = known(), state.get("target-model", "")
     hint = "A model of the catalogue, a config.json, its folder, or a hub id that is known"
-    found["target-model"] = choice(
-        "Target model", "target-model", state.get("target-model", ""), names["target-model"], hint
-    )
-    left, right = st.columns(2)
+    found["target-model"] = choice("Target model", "target-model", target, names["target-model"], hint)
+    left, right = st.columns((3, 2))
     with left:
         device = "A device that comes along, or a profile.json of calibrate"
         found["profile"] = choice("Device", "profile", state.get("profile", ""), names["profile"], device)
-        of_method = state.get("method", OF_DRAFT)
-        method = choice("Method", "method", of_method, (*names["method"], OF_DRAFT), "How it drafts")
-        found["method"] = "" if method == OF_DRAFT else method
     with right:
-        count = st.selectbox(
-            "Devices (tp)",
-            [*dict.fromkeys((*map(str, DEVICES), state.get("tp", "1")))],
-            key=seeded("tp", state.get("tp", "1")),
-            accept_new_options=True,
-            help="Devices that share the target: tensor parallelism",
-        )
-        found["tp"] = "" if count in ("1", None) and "tp" not in state else str(count or "")
-        stored = choice(
-            "Weights", "dtype", state.get("dtype", AS_IT_IS), (AS_IT_IS, *FORMATS), "Number format of the weights"
-        )
-        found["dtype"] = "" if stored == AS_IT_IS else stored
+        count, among = state.get("tp", "1"), tuple(map(str, DEVICES))
+        devices = choice("Devices", "tp", count, among, "Devices that share the target (tensor parallelism, --tp)")
+        found["tp"] = "" if devices == "1" and "tp" not in state else devices
+    of_method = state.get("method", OF_DRAFT)
+    method = choice("Method", "method", of_method, (*names["method"], OF_DRAFT), "How it drafts")
+    found["method"] = "" if method == OF_DRAFT else method
     draft(state, found)
-    length(state, found)
+    left, right = st.columns(2)
+    with left:
+        length(state, found)
+    with right:
+        of_files, formats = state.get("dtype", AS_IT_IS), (AS_IT_IS, *FORMATS)
+        stored = choice("Weights", "dtype", of_files, formats, "Number format of the weights (--dtype)")
+        found["dtype"] = "" if stored == AS_IT_IS else stored
     ahead(state, found)
 
 

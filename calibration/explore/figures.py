@@ -40,6 +40,10 @@ MEASURES = {
 CLOSED = "closed_form_speculative_ms_per_token"
 
 
+# Passes that are no draft's; by how much those that are may miss its length.
+OTHERS, FILLS = ("plain step", "verification"), 0.01
+
+
 def column(view: View, name: str) -> list[float] | None:
     """Return a column of a sweep, None where it has none."""
     return view.columns.get(name) or (view.columns.get(CLOSED) if name == "speculative_ms_per_token" else None)
@@ -185,15 +189,16 @@ def timeline(answer: Answer) -> Figure:
 
 
 def in_passes(span: Span, answer: Answer) -> Iterator[Span]:
-    """Yield the passes of a draft, where it is several of one length."""
-    steps = answer.document.get("models", {}).get("passes", {}).get("draft step", {})
-    times = int(steps.get("times", 1))
-    if not span.phase.startswith("draft") or times <= 1 or span.phase.endswith("discarded"):
+    """Yield the passes of a draft one by one, where they are known and fill it."""
+    passes = answer.document.get("models", {}).get("passes", {})
+    each_ms = [one["total_ms"] for name, one in passes.items() if name not in OTHERS for _ in range(int(one["times"]))]
+    begin_ms, length_ms = span.begin_ms, span.end_ms - span.begin_ms
+    if span.phase not in ("draft", "draft ahead") or abs(sum(each_ms) - length_ms) > FILLS * length_ms:
         yield span
         return
-    step = (span.end_ms - span.begin_ms) / times
-    for i in range(times):
-        yield span._replace(phase=span.phase, begin_ms=span.begin_ms + i * step, end_ms=span.begin_ms + (i + 1) * step)
+    for ms in each_ms:
+        yield span._replace(begin_ms=begin_ms, end_ms=begin_ms + ms)
+        begin_ms += ms
 
 
 def bars(spans: Sequence[Span], lane: str, colour: str, name: str) -> Figure:
@@ -204,7 +209,7 @@ def bars(spans: Sequence[Span], lane: str, colour: str, name: str) -> Figure:
         "y": [lane] * len(spans),
         "x": [span.end_ms - span.begin_ms for span in spans],
         "base": [span.begin_ms for span in spans],
-        "marker": {"color": colour, "line": {"color": "rgba(255,255,255,.8)", "width": 1}},
+        "marker": {"color": colour, "line": {"color": "rgba(128,128,128,.55)", "width": 1}},
         "name": name,
         "textposition": "outside",
         "cliponaxis": False,

@@ -1,17 +1,23 @@
 """A result file beside the forecast: its page, as `report` makes it, and its settings as those of the controls."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from calibration.pages.rows import rows_in
 from simulator.ground.artefacts import UserError
 from simulator.ground.fields import Field, Malformed, parse_json, text_of
 from simulator.ground.read_as import HISTOGRAMS, read_histogram
+from simulator.ground.traces import KIND as TRACE
 
 from .state import BATCH, CLIENTS, FILE, NAMES, State, completed
 
 # What results call an option of the page, where it is not its name.
 COLUMNS = {"target-model": "target_model", "draft-model": "draft_model"}
+WORDS = {"True": True, "False": False}
+# Options that are as they are where nobody states them.
+USUALLY = {"tp": "1", "placement": "same"}
 
 
 def is_histogram(path: Path) -> bool:
@@ -36,14 +42,37 @@ def settings_of(path: Path) -> State | None:
         return completed({"hist": str(path), FILE: str(path), "draftN": str(longest_in(path))})
     if path.is_dir():
         raise UserError(f"{path}: a folder without {HISTOGRAMS}, expected a file")
-    try:
-        document = parse_json(text_of(path))
-    except (Malformed, UserError):
-        return None
-    parameters = document.get("parameters") if isinstance(document, dict) else None
+    document = document_in(path)
+    if document.get("kind") == TRACE:
+        return measured_beside(path)
+    parameters = document.get("parameters")
     if not isinstance(parameters, dict) or not parameters.get("target_model") or not parameters.get("profile"):
         return None
     return completed({**as_state(parameters), FILE: str(path)})
+
+
+def document_in(path: Path) -> Mapping[str, Any]:
+    """Return what a file of JSON holds, or what all rows of a table have in common as its parameters; else nothing."""
+    try:
+        text = text_of(path)
+        if text.lstrip().startswith(("{", "[")):
+            document = parse_json(text)
+            return document if isinstance(document, dict) else {}
+        return {"parameters": {name: WORDS.get(told, told) for name, told in rows_in(path, text).constants()}}
+    except (Malformed, UserError):
+        return {}
+
+
+def measured_beside(path: Path) -> State:
+    """Return the histograms that lie beside a trace as what is accepted.
+
+    Raises:
+        UserError: There are none.
+    """
+    if not is_histogram(path.parent):
+        counts = f"measure-acceptance --trace {path} --k 1:8 --out-dir {path.parent} writes them"
+        raise UserError(f"{path}: a trace, expected {HISTOGRAMS} beside it: {counts}")
+    return completed({"hist": str(path.parent), FILE: str(path), "draftN": str(longest_in(path.parent))})
 
 
 def longest_in(path: Path) -> int:
@@ -66,27 +95,39 @@ def as_state(parameters: Mapping[str, Any]) -> dict[str, str]:
         if name in drop or one is None or one is False or isinstance(one, dict | list):
             continue
         found[name] = "1" if one is True else f"{one:.10g}" if isinstance(one, float) else str(one)
-    return {name: value for name, value in found.items() if not (name == "tp" and value == "1")}
+    return {name: value for name, value in found.items() if USUALLY.get(name) != value}
 
 
 def show(state: State) -> None:
     """Show a result file."""
     import streamlit as st
 
+    path = Path(state[FILE])
+    settings, page = looked_at(path, path.stat().st_mtime_ns if path.exists() else 0)
+    if settings is not None and settings != state:
+        st.button("Take its settings", on_click=take, args=(settings,), help=f"Those of {path.name}, in the controls")
+    if page:
+        with st.expander(f"Result file {path.name}", expanded=settings is None):
+            st.components.v1.html(page, height=700, scrolling=True)
+
+
+@lru_cache(4)
+def looked_at(path: Path, changed: int) -> tuple[State | None, str]:
+    """Return the settings of a file and its page, "" where `report` makes none of it; changed: when the file was.
+
+    Raises:
+        UserError: It has neither.
+    """
     from calibration.pages.document import document
     from calibration.pages.kinds import page_of
 
-    path = Path(state[FILE])
     settings = settings_of(path)
-    if settings is not None and settings != state:
-        st.button("Take its settings", on_click=take, args=(settings,), help=f"Those of {path.name}, in the controls")
-    if is_histogram(path):
-        return
-    with st.expander(f"Result file {path.name}", expanded=settings is None):
-        page = document([page_of(path)])
-        st.iframe(page, height=700) if hasattr(st, "iframe") else st.components.v1.html(
-            page, height=700, scrolling=True
-        )
+    try:
+        return settings, document([page_of(path)])
+    except UserError:
+        if settings is None:
+            raise
+        return settings, ""
 
 
 def take(settings: State) -> None:

@@ -15,7 +15,10 @@ from .views import SURFACES, curves
 
 # Of what plotly shows beside a picture.
 PLAIN = {"displayModeBar": False, "scrollZoom": False}
-STYLE = "<style>.stMainBlockContainer { padding-top: 2.5rem; padding-bottom: 2rem; }</style>"
+STYLE = """<style>
+.stMainBlockContainer { padding-top: 2.5rem; padding-bottom: 2rem; }
+@media (max-width: 768px) { .stMainBlockContainer { padding-top: 4.5rem; } }
+</style>"""
 TONES = {"pays": "46,160,107", "pays if": "46,160,107", "does not pay": "214,69,65", "does not pay if": "214,69,65"}
 OPEN = "201,148,20"
 

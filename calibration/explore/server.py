@@ -3,7 +3,10 @@
 import os
 import socket
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -11,6 +14,8 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
 
 ADDRESS = "127.0.0.1"
+# How often, and for how long, a page that starts is asked for.
+EVERY_S, TRIES = 0.05, 2400
 STREAMLIT = Dependency("streamlit", "the page", "explore")
 PLOTLY = Dependency("plotly", "the page", "explore")
 SETTINGS: Mapping[str, object] = {
@@ -48,8 +53,8 @@ def url_of(port: int, query: Mapping[str, str]) -> str:
     return f"http://{ADDRESS}:{port}/" + (f"?{urlencode(query)}" if query else "")
 
 
-def serve(port: int) -> None:
-    """Serve until somebody interrupts."""
+def serve(port: int, ready: Callable[[], None]) -> None:
+    """Serve until somebody interrupts; ready: called when it can be asked."""
     require(PLOTLY)
     require(STREAMLIT)
     from streamlit.web import bootstrap
@@ -57,10 +62,18 @@ def serve(port: int) -> None:
     settings = {**SETTINGS, "server.port": port}
     flags = {name.replace(".", "_"): value for name, value in settings.items()}
     script = Path(__file__).with_name("app.py")
-    before = list(sys.path)
     bootstrap.load_config_options(flags)
+    threading.Thread(target=when_there, args=(port, ready), daemon=True).start()
     bootstrap.run(str(script), False, [], flags)
-    sys.path[:] = before
+
+
+def when_there(port: int, ready: Callable[[], None]) -> None:
+    """Wait until the page answers."""
+    for _ in range(TRIES):
+        with suppress(OSError), socket.create_connection((ADDRESS, port), timeout=1.0):
+            ready()
+            return
+        time.sleep(EVERY_S)
 
 
 def has_display() -> bool:
