@@ -14,6 +14,7 @@ from simulator.ground.artefacts import UserError
 from simulator.ground.dependency import Dependency, require
 
 from . import compat, gguf
+from .bundled import BUNDLED, place_of
 from .check import check_cache, check_reading
 from .hub import where_to_load
 from .model import STAND_IN, Model, Pair, end_tokens, token_count, vocabulary_of
@@ -120,6 +121,9 @@ def load_tokenizers(target: str, draft: str, cross_tokenizer: bool) -> tuple[Any
     of_draft = tokenizer if draft == target else load_part("--draft", draft, load)
     difference = vocabulary_difference(tokenizer, of_draft)
     if difference and not cross_tokenizer:
+        if draft == place_of(BUNDLED, "draft"):
+            other = f"the {BUNDLED} draft has another vocabulary than --target {target} ({difference})"
+            raise UserError(f"--draft: none is given, and {other}; expected a draft of the target's own tokenizer")
         raise UserError(
             f"--draft {draft}: vocabulary differs from --target {target} ({difference}), expected the same tokenizer, "
             "or --cross-tokenizer text for an approximation by strings"

@@ -126,6 +126,12 @@ def test_pairs_and_options_that_are_not_for_models_with_an_encoder_are_refused(
     user_error(run(*bench, "--target", mixed, "--draft", random_pair[1]), "a decoder alone, but --target", "of text")
     user_error(run(*bench, "--target", random_pair[0], "--draft", mixed), "an encoder-decoder of text, but --target")
     user_error(run(*bench, *t5, "--draft", sound), "an encoder-decoder of sound, but --target", "two of a kind")
+    for command in ("bench-decode", "measure-acceptance"):
+        told = command, "--prompts", prompts, "--device", "cpu", *t5
+        user_error(
+            run(*told),
+            f"--draft: none is given, and the bundled draft has another vocabulary than {' '.join(map(str, t5))} (",
+        )
     other = save_seq2seq(tmp_path / "other", "t5", 4, WORDS[::-1])
     across = "measure-acceptance", "--prompts", prompts, "--cross-tokenizer", "text"
     user_error(
