@@ -46,6 +46,7 @@ class Context:
         self.hidden: torch.Tensor | None = None
         config = model.module.config
         self.live: Flags = np.zeros((rows, 0), bool)
+        self.never = torch.tensor(model.never, dtype=torch.long, device=model.device) if model.never else None
         if model.encodes:
             self.cache = compat.growing_cache()
             self.both, self.of_source = compat.cross_cache(self.cache)
@@ -135,8 +136,8 @@ class Context:
     def barred(self, logits: torch.Tensor, positions: NDArray[np.int64]) -> torch.Tensor:
         """Give no weight to what a model may not write, in place; positions: of the columns, [rows, columns]."""
         model = self.model
-        if model.never:
-            logits[..., list(model.never)] = -torch.inf
+        if self.never is not None:
+            logits.index_fill_(-1, self.never, -torch.inf)
         if model.never_first and (begins := positions == len(model.first) - 1).any():
             rows, columns = (torch.from_numpy(at)[:, None].to(logits.device) for at in np.nonzero(begins))
             logits[rows, columns, torch.tensor(model.never_first, device=logits.device)] = -torch.inf
