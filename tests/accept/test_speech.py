@@ -220,6 +220,29 @@ def test_a_run_tells_word_errors_beside_speed(run: Run, folders: dict[str, Path]
     assert [round(r["sound_s"], 2) for r in plain] == [0.3, 0.45, 0.6, 0.75]
 
 
+def test_samplers_decide_on_what_is_heard_too(run: Run, folders: dict[str, Path], tmp_path: Path) -> None:
+    heard = (
+        "--target",
+        folders["target"],
+        "--draft",
+        folders["draft"],
+        "--device",
+        "cpu",
+        "--prompts",
+        folders["speech"],
+    )
+    words = *heard, "--max-new-tokens", BUDGET, "--task", "asr", "--language", "en", "--max-prompts", 1
+    told = "--method", "speculative", "--sampler", "exact,transformers", "--temperature", 1
+    done = run("bench-decode", *words, *told, "--trace-out", "trace.json")
+    assert done.returncode == 0, done.stderr
+    assert problems(tmp_path / "decode.jsonl", strict=True) == []
+    records = [r for r in read_records(tmp_path / "decode.jsonl")[0] if r["kind"] == RECORD]
+    assert {r["sampler"]["name"] for r in records if "sampler" in r} == {"exact", "transformers"}
+    assert all("text_scores" in r for r in records)
+    assert '"sample exact"' in (tmp_path / "trace.json").read_text()
+    assert run("report", "decode.jsonl", "--out", "page.html").returncode == 0
+
+
 def test_what_does_not_go_with_speech_is_refused_in_a_line(
     run: Run, user_error: Callable[..., None], folders: dict[str, Path], tmp_path: Path
 ) -> None:
