@@ -7,7 +7,7 @@ import hashlib
 import json
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from acceptance.text.texts import load_texts
 
 # Batches of whole texts of about one length are cut from so many at a time.
 SORTED_BATCHES = 16
+# How features are kept.
+KEPT = torch.bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +127,22 @@ def batches_of_texts(texts: Sequence[Written], recipe: Recipe) -> Iterator[Windo
                 yield window_of(texts, some[start : start + rows], recipe)
 
 
-def read(text: Path | None, tokenizer: Any, seq_len: int) -> Learned:
-    """Read a folder of texts, or a file of what the target wrote; the standard library's sources if there is none."""
-    return read_written(text, tokenizer, seq_len) if text and text.is_file() else read_streams(text, tokenizer, seq_len)
+def read(text: Path | None, tokenizer: Callable[[], Any], seq_len: int) -> Learned:
+    """Read a folder of texts, or a file of what the target wrote; the standard library's sources if there is none.
+
+    tokenizer: loads it, where texts are no token ids yet.
+    """
+    if text and text.is_file():
+        return read_written(text, tokenizer, seq_len)
+    return read_streams(text, tokenizer(), seq_len)
 
 
-def read_written(path: Path, tokenizer: Any, seq_len: int) -> Learned:
+def read_written(path: Path, tokenizer: Callable[[], Any], seq_len: int) -> Learned:
     """Read what the target wrote; of a prompt with several answers all are held out, or none."""
     written: dict[bool, list[Written]] = {False: [], True: []}
     for text in load_texts(path).rows:
         given, output = (
-            list(part) if isinstance(part, tuple) else tokenizer(part, add_special_tokens=special).input_ids
+            list(part) if isinstance(part, tuple) else tokenizer()(part, add_special_tokens=special).input_ids
             for part, special in ((text.prompt, True), (text.output, False))
         )
         if len(given) + 1 < seq_len and len(output) > 1:
@@ -189,10 +196,12 @@ class Reading:
         # Padding stands behind the texts, where they do not see it.
         read = self.target.module(window.tokens, output_hidden_states=True, use_cache=False, logits_to_keep=1)
         hidden: torch.Tensor = read.hidden_states[-1]
+        if window.texts:
+            hidden = hidden.to(KEPT).to(hidden.dtype)
         lengths = window.counts.shape[1] - window.counts.flip(1).int().argmax(1)
         for text, row, length in zip(window.texts, hidden, lengths.tolist(), strict=False):
             # One behind the last that counts: a head learns to say it too.
-            held = row[: length + 1].to("cpu", torch.bfloat16)
+            held = row[: length + 1].to("cpu", KEPT)
             if text not in self.kept and held.nbytes <= self.room:
                 self.kept[text], self.room = held.clone(), self.room - held.nbytes
         return hidden

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from acceptance.decoders import baseline
 from acceptance.models.laws import streams
-from acceptance.models.load import DTYPES
+from acceptance.models.load import DTYPES, pick_dtype
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 from acceptance.text.conversation import Framing, tokens_before
@@ -85,7 +85,7 @@ def answer(target: Model, batch: Sequence[Item], max_new_tokens: int, seed: int)
 @click.option("--batch-size", default=32, help="Prompts at a time.")
 @click.option("--minutes", type=float, help="Begin no batch after so long.")
 @click.option("--device", default="cpu", help="torch device, such as cpu or cuda:0.")
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="bfloat16", help="Weights.")
+@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Weights.")
 @click.option("--seed", default=22, help="Of sampling.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="JSONL to append to.")
 def main(target: Path, prompts: Path, out: Path, temperature: tuple[float, ...], **options: Any) -> None:
@@ -99,7 +99,8 @@ def main(target: Path, prompts: Path, out: Path, temperature: tuple[float, ...],
     click.echo(
         f"{len(items)} answers, {len(items) - len(fitting)} left out, {len(fitting) - len(left)} there", err=True
     )
-    model = load_target(target, options["device"], DTYPES[options["dtype"]]) if left else None
+    dtype = DTYPES[pick_dtype(options["dtype"], options["device"])]
+    model = load_target(target, options["device"], dtype) if left else None
     began, tokens, written = time.monotonic(), 0, 0
     for batch in batched(left, options["batch_size"]):
         if options["minutes"] is not None and time.monotonic() - began > 60 * options["minutes"]:

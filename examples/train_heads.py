@@ -19,6 +19,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -48,6 +49,8 @@ FEW = 128
 # The target's features that are kept of what it wrote itself, in bfloat16: 10 million tokens' where they are 512 long.
 KEPT_BYTES = 10 << 30
 CHECKPOINT = "checkpoint.pt"
+# What an EAGLE head begins from: positions at least, and the penalty beside inputs of size 1.
+LINEAR_TOKENS, RIDGE = 16_384, 0.05
 
 Loss = Callable[[torch.nn.Module, Window], torch.Tensor]
 
@@ -219,8 +222,8 @@ def main(out: Path, target: Path, text: Path | None, kind: tuple[str, ...], **op
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     fields = ("steps", "batch_size", "seq_len", "learning_rate", "device", "seed", "minutes")
     recipe = Recipe(**{name: options[name] for name in fields}, compile=False)
-    tokenizer, model = AutoTokenizer.from_pretrained(target), load_target(target, recipe.device)
-    data = heads_text.read(text, tokenizer, recipe.seq_len)
+    model = load_target(target, recipe.device)
+    data = heads_text.read(text, cache(lambda: AutoTokenizer.from_pretrained(target)), recipe.seq_len)
     for name in kind:
         folder = out / name
         if not (folder / heads.CONFIG).exists() or (folder / CHECKPOINT).exists():
@@ -243,10 +246,9 @@ def train_kind(
         tokens = data.common_tokens(len(module.d2t), target.vocabulary)
         module.say(tokens)
         about["held_out_share_of_draft_vocabulary"] = round(data.share_of(tokens), 4)
-    if kind == "eagle":
-        with torch.no_grad():
-            # Features of some targets are large, and each in its own measure.
-            module.norm.weight.copy_(features_of(reading, next(data.windows(recipe))).square().mean(0).sqrt())
+    checkpoint = folder / CHECKPOINT
+    if kind == "eagle" and not checkpoint.exists():
+        begin_linear(module, reading, data.windows(recipe))
     about["parameters"] = count_parameters(module)
     click.echo(f"{kind}: {about['parameters']:,} parameters", err=True)
 
@@ -254,7 +256,7 @@ def train_kind(
         whole = {"target": target, "weights_sha256": sha256, "shape": shape, "more": more}
         heads.save(folder, kind, module, training=record | about, **whole)
 
-    loss, checkpoint = LOSSES[kind](reading, heads.Voice(target, module)), folder / CHECKPOINT
+    loss = LOSSES[kind](reading, heads.Voice(target, module))
     keep = None if kind == "medusa" else lambda record: save(record, {})
     record = train(module, loss, data.windows(recipe), recipe, checkpoint=checkpoint, keep=keep)
     more, by_depth = measure(kind, module.eval(), reading, data, recipe)
@@ -262,9 +264,27 @@ def train_kind(
     checkpoint.unlink(missing_ok=True)
 
 
-def features_of(reading: heads_text.Reading, window: Window) -> torch.Tensor:
-    """Return the target's hidden states that count, [positions, d]."""
-    return reading(window)[window.counts].float()
+@torch.no_grad()
+def begin_linear(eagle: torch.nn.Module, reading: heads_text.Reading, windows: Iterator[Window]) -> None:
+    """Have a head begin as the linear map from what it reads to what it is to say that fits best (ridge regression).
+
+    Its layer adds nothing to that yet. Features of some targets are large, and each in its own measure.
+    """
+    embed = reading.target.module.get_input_embeddings()
+    read, said = list[torch.Tensor](), list[torch.Tensor]()
+    while sum(map(len, said)) < LINEAR_TOKENS:
+        window = next(windows)
+        hidden, counts = reading(window).float(), window.counts[:, 1:]
+        embeddings = eagle.embedding_norm(embed(window.tokens[:, 1:]).float())
+        read.append(torch.cat((embeddings, eagle.feature_norm(hidden[:, :-1])), dim=-1)[counts])
+        said.append(hidden[:, 1:][counts])
+    x, y = torch.cat(read), torch.cat(said)
+    scale = y.square().mean(0).sqrt().clamp(min=1e-6)
+    gram = x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1], device=x.device)
+    eagle.join.weight.copy_(torch.linalg.solve(gram, x.T @ (y / scale)).T)
+    eagle.norm.weight.copy_(scale)
+    for last in (eagle.out, eagle.down):
+        torch.nn.init.zeros_(last.weight)
 
 
 def shape_of(kind: str, target: Model, options: dict) -> dict:

@@ -130,7 +130,7 @@ def record_of(done: Progress, recipe: Recipe) -> dict:
     return {
         "steps": done.step,
         "tokens_seen": done.tokens,
-        "last_training_loss_nats": float(np.mean(done.losses[-50:])),
+        "last_training_loss_nats": float(np.mean(done.losses[-50:])) if done.losses else None,
         "training_s": round(done.elapsed_s, 1),
         "recipe": asdict(recipe),
     }

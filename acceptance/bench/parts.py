@@ -22,6 +22,7 @@ from acceptance.decoders.model_draft import ModelDraft
 from acceptance.decoders.ngram import TextDraft
 from acceptance.decoders.specexec import SpecExec
 from acceptance.decoders.tree import Tree, TreeDecoder
+from acceptance.models.laws import likeliest
 from acceptance.models.source import longer
 from acceptance.results.parts import BLOCK, DECIDE, FIRST, HOST, STEP, VERIFY, Part, owner
 from acceptance.results.settings import KNOBS
@@ -291,12 +292,12 @@ def eagle_head(laps: Laps, reader: Reader, batch: Batch, of: str, rows: int, wid
 
     def first() -> None:
         reader.catch_up(batch)
-        reader.logits(reader.last).argmax(-1)
+        likeliest(reader.logits(reader.last))
 
     def step() -> None:
         features = reader.last[:, None].expand(1, wide, -1)
         columns = at + 1 + np.arange(wide)[None]
-        reader.logits(reader.step(tokens, features, np.full((1, wide), at), columns, sees)[0]).argmax(-1)
+        likeliest(reader.logits(reader.step(tokens, features, np.full((1, wide), at), columns, sees)[0]))
 
     pass_before(batch)
     laps.time(Part(of, FIRST, rows, 1), first)

@@ -121,7 +121,7 @@ class Exact:
         drafted = seen.proposal.tokens.to(seen.logits.device)
         longest = drafted.shape[1]
         if seen.rule.is_greedy:
-            return Kept(seen.logits[:, :longest].argmax(-1) == drafted)
+            return Kept(laws.likeliest(seen.logits[:, :longest]) == drafted)
         p = laws.probabilities(seen.logits[:, :longest], seen.rule)
         if seen.proposal.laws is None:
             chance = p.gather(-1, drafted[..., None])[..., 0]
@@ -152,7 +152,7 @@ class Draws:
     def choose(self, logits: torch.Tensor, numbers: Floats) -> torch.Tensor:
         """Return the next drafted tokens, [...], of logits, [..., vocabulary]; numbers are uniform, [...]."""
         if self.rule.is_greedy:
-            return logits.argmax(-1)
+            return laws.likeliest(logits)
         law = laws.probabilities(logits, self.rule)
         self.kept.append(logits if self.keep_logits else law)
         return laws.draw(law, laws.uniforms_like(logits, numbers))
@@ -298,11 +298,11 @@ def verify(seen: Seen, acceptance: Acceptance) -> Verdict:
     accepted = stay.sum(1)
     row = torch.arange(len(logits), device=device)
     greedy = seen.rule.is_greedy
-    following = logits[row, accepted].argmax(-1) if greedy else draw_following(seen, acceptance, accepted)
+    following = laws.likeliest(logits[row, accepted]) if greedy else draw_following(seen, acceptance, accepted)
     accepts = accepted.cpu().numpy()
     overruled = judged = np.zeros(len(lengths), np.int64)
     if not acceptance.is_exact:
-        first = logits[:, :longest].argmax(-1) == seen.proposal.tokens.to(device)
+        first = laws.likeliest(logits[:, :longest]) == seen.proposal.tokens.to(device)
         overruled = (stay * (~first if kept.judged is None else kept.judged)).sum(1).cpu().numpy()
     if kept.judged is not None:
         # What ends a chain early the exact rule rejected and the judge refused.

@@ -46,7 +46,7 @@ class MedusaDraft:
             return heads.no_proposal(len(lengths))
         logits = self.voice.logits(self.module(self.hidden, longest))
         if self.rule.is_greedy:
-            return Proposal(tokens=self.voice.said(logits.argmax(-1)), lengths=lengths, passes=passes)
+            return Proposal(tokens=self.voice.said(laws.likeliest(logits)), lengths=lengths, passes=passes)
         law = laws.probabilities(logits, self.rule)
         tokens = self.voice.said(laws.draw(law, laws.uniforms_like(logits, numbers[:, :longest])))
         kept = logits if self.keep_logits else law

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from acceptance.models import laws
 from acceptance.models.check import MAX_DISAGREEMENT
 from acceptance.models.context import Context, padded
 from acceptance.models.model import Model
@@ -163,7 +164,7 @@ def walk(logits: torch.Tensor, tree: Tree, task: Task, prompt: int, hidden: torc
     """
     children, at = tree.children(), -1
     path: list[int] = []
-    first_choices = logits.argmax(-1).tolist() if task.rule.is_greedy else None
+    first_choices = laws.likeliest(logits).tolist() if task.rule.is_greedy else None
     while True:
         if first_choices is None:
             token = int(next_tokens(logits[at + 1][None], task.rule, [task.rngs[prompt]]))

@@ -181,7 +181,9 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     assert [d.tokens for d in decode("eagle", parts, RAGGED, 8)] == plain(parts.target, RAGGED, 8)
     assert train(text, *EAGLE).exit_code == 0
     found = load_file(weights)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    for name, values in expected.items():
+        # What is kept of texts is rounded, and by which batch they were read first.
+        torch.testing.assert_close(found[name], values, atol=4e-3, rtol=4e-3)
     steps = [json.loads(t)["steps"] for t in (once, weights.with_name("training.json").read_text())]
     assert steps == [4, 4]
     assert not weights.with_name("checkpoint.pt").exists()
@@ -224,6 +226,38 @@ def test_what_counts_is_what_the_target_wrote(script: Callable[[str], ModuleType
         assert set(reading.kept) == ({0, 1} if room else set())
     seen = [set(w.texts) for w in itertools.islice(text.batches_of_texts(texts, small), 4)]
     assert [set.union(*seen[i : i + 2]) for i in (0, 2)] == [{0, 1, 2}] * 2
+
+
+def test_an_eagle_head_begins_as_the_best_linear_map(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of embedding and feature to the next feature, each of its values by its own size; least squares by numpy."""
+    text, heads_script = script("heads_text"), script("train_heads")
+    monkeypatch.setattr(heads_script, "LINEAR_TOKENS", 400)
+    target = random_model("llama", 62, 11)
+    module = heads.Eagle(hidden_size=16, heads=2, kv_heads=1, mlp_size=24, rope_theta=10_000.0)
+    windows = [text.of_stream(torch.randint(0, 11, (4, 60))) for _ in range(2)]
+    heads_script.begin_linear(module, text.Reading(target, 0), iter(windows))
+    read, said = [], []
+    for window in windows:
+        for tokens in window.tokens.tolist():
+            hidden = hidden_of(target, tokens)
+            embedded = target.module.get_input_embeddings()(torch.tensor(tokens[1:])).detach()
+            parts = (part / (part.square().mean(-1, keepdim=True) + 1e-6).sqrt() for part in (embedded, hidden[:-1]))
+            read.append(torch.cat(tuple(parts), dim=-1))
+            said.append(hidden[1:])
+    x, y = torch.cat(read).double().numpy(), torch.cat(said).double().numpy()
+    size = np.sqrt((y**2).mean(0))
+    padded = np.concatenate((x, np.sqrt(heads_script.RIDGE * len(x)) * np.eye(32)))
+    best = np.linalg.lstsq(padded, np.concatenate((y / size, np.zeros((32, 16)))), rcond=None)[0]
+    np.testing.assert_allclose(module.join.weight.detach().numpy(), best.T, atol=1e-3)
+    # Nothing is added to it, and it is scaled to the features' size.
+    tokens = windows[0].tokens[:1]
+    with torch.inference_mode():
+        (features,) = heads_script.unroll(module, target, tokens, hidden_of(target, tokens[0].tolist())[None], 1)
+    found = x[:59] @ best
+    expected = found / np.sqrt((found**2).mean(-1, keepdims=True) + 1e-6) * size
+    np.testing.assert_allclose(features[0].numpy(), expected, atol=1e-3)
 
 
 def test_training_unrolls_as_drafting_does(script: Callable[[str], ModuleType]) -> None:
