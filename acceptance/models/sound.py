@@ -100,10 +100,11 @@ def first_tokens(model: Model, name: str, language: str | None, speech_task: str
     config = model.module.generation_config
     codes = languages(config)
     if not codes:
-        for option, value in ((LANGUAGE, language), (SPEECH_TASK, speech_task)):
-            if value is not None:
+        own = "" if getattr(config, "is_multilingual", None) is None else "en"
+        for option, value, known in ((LANGUAGE, language, own), (SPEECH_TASK, speech_task, "transcribe")):
+            if value is not None and language_code(value) != known:
                 raise UserError(f"{option}: {name} knows one language and no other task, expected none")
-        return without_times(config, model.first), "" if getattr(config, "is_multilingual", None) is None else "en"
+        return without_times(config, model.first), own
     said = language or getattr(config, "language", None)
     task = speech_task or getattr(config, "task", None)
     tokens = model.first

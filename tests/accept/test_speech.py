@@ -155,7 +155,8 @@ def test_an_english_model_is_told_nothing(folders: dict[str, Path]) -> None:
     found = hearing(loaded, place, None, None)
     assert (found.target.first, found.ear.language) == ((START, NO_TIMES), "en")
     with pytest.raises(UserError, match=r"--language: --target .* knows one language"):
-        hearing(loaded, place, "en", None)
+        hearing(loaded, place, "de", None)
+    assert hearing(loaded, place, "English", "transcribe").target == found.target
 
 
 @pytest.mark.parametrize(
