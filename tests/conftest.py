@@ -25,7 +25,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give properties no deadline (in CI the same examples each time), and have signals heard.
+    """Give properties 50 examples and no deadline (in CI the same ones each time), and have signals heard.
 
     No garbage is looked for while tests are collected. A background shell, or nohup, leaves signals ignored. Loops
     run as Python, but in what `make test-whole` runs: to compile them takes a minute.
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if find_spec("hypothesis"):  # the GPU suite does without
         from hypothesis import settings
 
-        settings.register_profile("specsim", deadline=None, derandomize="CI" in os.environ)
+        settings.register_profile("specsim", deadline=None, max_examples=50, derandomize="CI" in os.environ)
         settings.load_profile("specsim")
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:

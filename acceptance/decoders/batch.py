@@ -161,9 +161,10 @@ def commit(batch: Batch, new: Ints, accepted: Ints, ends: Sequence[int]) -> tupl
     """
     is_end = np.isin(new, ends) & (np.arange(new.shape[1]) <= accepted[:, None])
     committed = np.where(is_end.any(1), is_end.argmax(1), accepted) + 1
-    for row, i, tokens, n, more in zip(batch.tokens, batch.index, new, batch.lengths, committed, strict=True):
-        row[n : n + more] = tokens[:more]
-        batch.outputs[i].tokens.extend(tokens[:more].tolist())
+    rows, places = np.nonzero(np.arange(new.shape[1]) < committed[:, None])
+    batch.tokens[rows, batch.lengths[rows] + places] = new[rows, places]
+    for i, tokens, more in zip(batch.index.tolist(), new.tolist(), committed.tolist(), strict=True):
+        batch.outputs[i].tokens.extend(tokens[:more])
     batch.lengths = batch.lengths + committed
     batch.budget = batch.budget - committed
     return committed, np.asarray(is_end.any(1))

@@ -263,19 +263,20 @@ class Chain:
         wanted = self.controller.lengths(batch.index)
         self.controller.learn(batch.index, proposal.lengths, verdict.accepted)
         room = batch.budget + committed - 1
-        for row, i in enumerate(batch.index):
-            accepted, drafted = int(verdict.accepted[row]), int(proposal.lengths[row])
-            cut_by = "eos" if committed[row] <= accepted else "max" if wanted[row] > room[row] else ""
+        cut_by = np.where(committed <= verdict.accepted, "eos", np.where(wanted > room, "max", ""))
+        counts = (starts, proposal.lengths, verdict.accepted, committed, cut_by, proposal.passes)
+        columns = (np.asarray(of).tolist() for of in (batch.index, *counts, verdict.overruled, verdict.judged))
+        for i, at, drafted, accepted, kept, cut, passes, overruled, judged in zip(*columns, strict=True):
             batch.outputs[i].rounds.append(
                 Round(
-                    start=int(starts[row]),
+                    start=at,
                     drafted=drafted,
                     accepted=accepted,
-                    committed=int(committed[row]),
-                    cut_by=cut_by,
-                    draft_passes=int(proposal.passes[row]),
-                    overruled=int(verdict.overruled[row]),
-                    judged=int(verdict.judged[row]),
+                    committed=kept,
+                    cut_by=cut,
+                    draft_passes=passes,
+                    overruled=int(overruled),
+                    judged=int(judged),
                     depth=drafted,
                     leaves=int(drafted > 0),
                 )

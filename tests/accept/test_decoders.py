@@ -77,7 +77,7 @@ def check_rounds(output: Decoded, endless: Decoded, k: int, budget: int, ends: S
 RULES = [GREEDY, FREE, SamplingRule(temperature=0.8, top_k=8, top_p=0.95)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     kind=st.sampled_from(KINDS),
     k=st.integers(1, 8),

@@ -118,7 +118,7 @@ def test_the_walk_follows_the_targets_own_tokens_and_draws_one_number_for_each()
         assert task.rngs[0].random() == twin.rngs[0].random()
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     nodes=st.integers(0, 25),
@@ -325,7 +325,7 @@ sizes = {"k": st.integers(1, 6), "tree_budget": st.integers(1, 40), "parallel_br
 shapes = st.fixed_dictionaries(sizes | {"branch_prune_threshold": thresholds})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(shapes, st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.sampled_from([(), (3,)]))
 def test_with_few_branches_the_tree_is_the_references(shape: Shape, temperature: float, ends: tuple[int, ...]) -> None:
     assert as_reference(shape, SamplingRule(temperature=temperature), 10, ends)

@@ -27,7 +27,7 @@ from simulator.rounds.acceptance_law import IidAcceptance
 
 from .made_server import MadeServer
 
-SERVED = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--isl", 300, "--osl", 40, "--requests", 60)
+SERVED = ("--profile", "h100-sxm", "--target-model", "llama-3.1-8b", "--isl", 300, "--osl", 40, "--requests", 40)
 EAGLE = ("--method", "eagle3", "--acceptance", "eagle3=0.8")
 
 
