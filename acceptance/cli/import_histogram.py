@@ -71,7 +71,7 @@ def import_file(options: ImportOptions) -> None:
     lengths = [imported.histogram.draft_length for imported in found]
     siblings = {"draft_lengths": lengths} if len(found) > 1 else {}
     for imported, out in zip(found, outs, strict=True):
-        parameters, (numbers, extra) = parameters_of(options, imported), told_of(options, imported)
+        parameters, (numbers, extra) = parameters_of(options, imported), told_of(options.file, imported)
         k = imported.histogram.draft_length
         save_histogram(out, imported.histogram, parameters | {"k": k}, metrics=numbers, **extra, **siblings)
         payloads.append(numbers | extra | {"files": [str(out)], "k": k})
@@ -96,13 +96,13 @@ def parameters_of(options: ImportOptions, imported: "Imported") -> dict[str, Any
     }
 
 
-def told_of(options: ImportOptions, imported: "Imported") -> tuple[dict[str, Any], dict[str, Any]]:
+def told_of(file: Path | None, imported: "Imported") -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metrics of what was imported, and what it is, under plain keys."""
     from simulator.ground.records import about_skipped
 
     histogram, notes = imported.histogram, list(imported.notes)
-    if options.file is not None:
-        notes += filter(None, [about_skipped(options.file, imported.skipped)])
+    if file is not None:
+        notes += filter(None, [about_skipped(file, imported.skipped)])
     numbers = {
         "tokens_per_round": histogram.tokens_per_round,
         "draft_acceptance_rate": histogram.draft_acceptance_rate,

@@ -23,6 +23,7 @@ from .from_servers import NOT_OF_SERVERS
 from .import_histogram import import_measurement
 from .options import MEASURE_OPTIONS, OF_SPEECH, OUTPUT_OPTIONS, TEXT_OPTIONS, MeasureOptions
 from .ready import Ready
+from .replay_texts import replay_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -329,6 +330,7 @@ def draw(path: Path, trace: "Trace", analysis: "Analysis", parameters: dict[str,
 
 
 measure_acceptance.add_command(import_measurement)
+measure_acceptance.add_command(replay_texts)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,43 @@ class Store:
         return self.under.best.get(context) if token is None and self.under else token
 
 
+class Suffixes(Store):
+    """Suffix decoding (Oliaro et al. 2024, arXiv 2411.04975), by the usual settings of vLLM's.
+
+    What followed the text's last 1 to DEPTH tokens where they stood before is followed as far as they are long, token
+    by token the most frequent, while its share of what was seen stays LEAST; the most tokens to be hoped for win.
+    """
+
+    DEPTH, LEAST = 24, 0.1
+
+    def draft(self, text: Sequence[int], most: int) -> list[int]:
+        """Follow the ends of the text, the shortest first; what is unknown behind one is so behind all longer ones."""
+        drafted, hoped = list[int](), 0.0
+        for width in range(1, min(self.widest, len(text)) + 1):
+            if self.best_behind(tuple(text[-width:])) is None:
+                break
+            found, hope = self.follow(list(text[-width:]), min(most, width))
+            if hope >= hoped:
+                drafted, hoped = found, hope
+        return drafted
+
+    def follow(self, before: list[int], most: int) -> tuple[list[int], float]:
+        """Return the tokens behind a context, and how many of them to expect by what was seen."""
+        begin, share, hope = len(before), 1.0, 0.0
+        while len(before) < min(begin + most, self.widest + 1):
+            context = tuple(before)
+            token = self.best_behind(context)
+            if token is None:
+                break
+            counts = self.counts.get(context) or (self.under.counts[context] if self.under else {})
+            share *= counts[token] / sum(counts.values())
+            if share < self.LEAST:
+                break
+            hope += share
+            before.append(token)
+        return before[begin:], hope
+
+
 class Index:
     """Where each n-gram of one sequence first went on."""
 
@@ -164,15 +201,15 @@ def over_text(
     return Method(name=name, summary=summary, batched=True, begin=begin)
 
 
-def stores(models: Models, options: Options) -> Callable[[], Memory]:
+def stores(models: Models, n: int, kind: type[Store] = Store) -> Callable[[], Memory]:
     """Return what begins a store of one sequence: all begin with what the texts say, and none learns of another."""
     if not models.texts:
-        return lambda: Store(options.ngram)
-    known = Store(options.ngram)
+        return lambda: kind(n)
+    known = kind(n)
     for text in models.texts:
         for at in range(len(text)):
             known.learn(text, at, ())
-    return lambda: Store(options.ngram, known)
+    return lambda: kind(n, known)
 
 
 # ANPD (Ou et al. 2024, arXiv 2404.08698) counts the prompt and what is committed. NASD also counts, at every verified
@@ -181,10 +218,19 @@ METHODS = (
     over_text(
         "ngram",
         "n-grams of the text so far and of what the target considered (NASD), no draft model",
-        stores,
+        lambda models, options: stores(models, options.ngram),
         lambda options: options.filler_top_k,
     ),
-    over_text("anpd", "n-grams of the text so far (ANPD), no draft model", stores),
+    over_text(
+        "anpd",
+        "n-grams of the text so far (ANPD), no draft model",
+        lambda models, options: stores(models, options.ngram),
+    ),
+    over_text(
+        "suffix",
+        "what followed the longest ends of the text before (suffix decoding), no draft model",
+        lambda models, _: stores(models, Suffixes.DEPTH + 1, Suffixes),
+    ),
     # A longest n-gram of 3, context and token, looks up 2 tokens.
     over_text(
         "prompt-lookup",
@@ -193,4 +239,4 @@ METHODS = (
     ),
 )
 # Methods whose memory is a Store.
-OF_STORES = ("ngram", "anpd")
+OF_STORES = ("ngram", "anpd", "suffix")

@@ -107,18 +107,19 @@ def vocabulary_difference(target_tokenizer: Any, draft_tokenizer: Any) -> str:
     return f"{len(draft)} and {len(target)} tokens; {token!r} is {draft.get(token)} and {target.get(token)}"
 
 
+def load_tokenizer(option: str, name: str) -> Any:
+    """Return the tokenizer of a model."""
+    return load_part(option, name, partial(transformers.AutoTokenizer.from_pretrained, trust_remote_code=False))
+
+
 def load_tokenizers(target: str, draft: str, cross_tokenizer: bool) -> tuple[Any, Any]:
     """Return the target's tokenizer and the draft's: the same object where their vocabularies are the same.
 
     Raises:
         UserError: One cannot be loaded, or they differ and `cross_tokenizer` was not asked for.
     """
-
-    def load(name: str, **where: Any) -> Any:
-        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
-
-    tokenizer = load_part("--target", target, load)
-    of_draft = tokenizer if draft == target else load_part("--draft", draft, load)
+    tokenizer = load_tokenizer("--target", target)
+    of_draft = tokenizer if draft == target else load_tokenizer("--draft", draft)
     difference = vocabulary_difference(tokenizer, of_draft)
     if difference and not cross_tokenizer:
         if draft == place_of(BUNDLED, "draft"):

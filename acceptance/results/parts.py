@@ -10,7 +10,7 @@ PARTS = "decode_parts"
 VERIFY, DECIDE, FIRST, STEP, BLOCK, HOST = "verify", "decide", "first draft", "draft step", "draft block", "host"
 # Methods whose arms share their parts, whatever they draft; of the others each arm has its own.
 SHARED = {"baseline": "plain", "speculative": "speculative", "eagle": "eagle", "medusa": "medusa"}
-APART = ("ngram", "anpd", "prompt-lookup", "specexec", "medusa-tree", "eagle-tree")
+APART = ("ngram", "anpd", "suffix", "prompt-lookup", "specexec", "medusa-tree", "eagle-tree")
 
 
 class Part(NamedTuple):

@@ -75,6 +75,7 @@ ALGORITHMS = {
     "confidence-stop": Algorithm(EXACT, ("k", "least_confidence"), SAMPLED),
     "ngram": Algorithm(EXACT, (*NGRAM_KNOBS, "filler_top_k"), SAMPLED),
     "anpd": Algorithm(EXACT, NGRAM_KNOBS, SAMPLED),
+    "suffix": Algorithm(EXACT, ("k",), SAMPLED),
     "prompt-lookup": Algorithm(EXACT, NGRAM_KNOBS, SAMPLED),
     "specexec": Algorithm(EXACT, (*TREE_KNOBS, "branch_prune_threshold")),
     "medusa": Algorithm(EXACT, ("k",), SAMPLED),

@@ -109,5 +109,5 @@ PLANS: dict[str, Builder] = {
     "specexec": specexec,
     "medusa": medusa,
     "medusa-tree": medusa,
-    **dict.fromkeys(("ngram", "anpd", "prompt-lookup"), look_up),
+    **dict.fromkeys(("ngram", "anpd", "suffix", "prompt-lookup"), look_up),
 }

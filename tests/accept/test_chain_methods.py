@@ -183,9 +183,10 @@ CASES = [
     Case(name="ngram", method="ngram", knobs={"k": 3}, **SHORT),
     Case(name="ngram-3-letters", method="ngram", rule=COOL, knobs={"k": 2, "filler_top_k": 2}, **THREE),
     Case(name="anpd", method="anpd", knobs={"k": 3, "ngram": 4}, **SHORT),
+    Case(name="suffix", method="suffix", knobs={"k": 3}, **SHORT),
     Case(name="prompt-lookup", method="prompt-lookup", knobs={"k": 3}, **SHORT),
 ]
-FAMILY = 20  # tests of this kind: the exact cases and the lossy ones
+FAMILY = 21  # tests of this kind: the exact cases and the lossy ones
 
 
 @cache

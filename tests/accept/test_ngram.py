@@ -14,7 +14,8 @@ from acceptance.decoders.batch import Batch, Floats, Ints
 from acceptance.decoders.chain import Chain, FixedLength, Proposal, Verdict
 from acceptance.decoders.decoder import run
 from acceptance.decoders.method import Models, Options
-from acceptance.decoders.ngram import METHODS, OF_STORES, Index, Memory, Store, TextDraft
+from acceptance.decoders.ngram import METHODS, OF_STORES, Index, Memory, Store, Suffixes, TextDraft
+from acceptance.measure.text_drafts import Output, memories, replay
 from acceptance.models.model import Model
 from acceptance.models.rule import SamplingRule
 
@@ -83,6 +84,32 @@ def test_a_store_over_another_is_one_that_counted_both_and_leaves_it_as_it_was(
     learn(second, other)
     assert first.draft(learn(first, learnt), 6) == expected
     assert Store(n, known).draft(text, 6) == known.draft(text, 6)
+
+
+def suffix_draft_by_counting(text: list[int], k: int) -> list[int]:
+    """Each end of the text that was there before, followed as far as it is long; the most tokens to be hoped for."""
+    drafted, hoped = list[int](), 0.0
+    for width in range(1, len(text) + 1):
+        before, share, hope = text[-width:], 1.0, 0.0
+        for _ in range(min(k, width)):
+            followers = [text[at] for at in range(len(before), len(text)) if text[at - len(before) : at] == before]
+            if not followers or len(before) > Suffixes.DEPTH:
+                break
+            token = follower([(t, ()) for t in text], before)
+            share *= followers.count(token) / len(followers)
+            if share < Suffixes.LEAST:
+                break
+            hope, before = hope + share, [*before, token]
+        if hope >= hoped and before[width:]:
+            drafted, hoped = before[width:], hope
+    return drafted
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(tokens, min_size=1, max_size=30), st.integers(0, 6))
+def test_suffix_decoding_follows_the_longest_ends_that_promise_most(text: list[int], k: int) -> None:
+    store = Suffixes(Suffixes.DEPTH + 1)
+    assert store.draft(learn(store, [(t, ()) for t in text]), k) == suffix_draft_by_counting(text, k)
 
 
 @settings(deadline=None, max_examples=300)
@@ -176,3 +203,19 @@ def test_a_text_that_repeats_itself_is_drafted(model: Model) -> None:
         task = task_of(range(len(PROMPTS)), 60)
         found = run(Chain(endless, TextDraft(memory), PROMPTS, task, lengths=FixedLength(4)))
         assert sum(r.accepted for d in found for r in d.rounds) > 60 * len(PROMPTS) / 3
+
+
+@pytest.mark.parametrize("rule", [GREEDY, FREE], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("name", ["anpd", "suffix", "prompt-lookup"])
+def test_replaying_what_was_written_finds_the_rounds_that_wrote_it(model: Model, name: str, rule: SamplingRule) -> None:
+    method = next(method for method in METHODS if method.name == name)
+    begin = method.begin(Models(target=model), Options(draft_rule=GREEDY, k=4))
+    found = run(begin(PROMPTS, task_of(range(len(PROMPTS)), 30, rule, seed=2)))
+    for prompt, decoded in zip(PROMPTS, found, strict=True):
+        replayed = replay(memories(3)[name](), Output(before=prompt, tokens=decoded.tokens), 4)
+        drafted, accepted = zip(*((r.drafted, r.accepted) for r in decoded.rounds), strict=True)
+        if len(decoded.tokens) == 30:
+            assert (drafted, accepted) == (tuple(replayed.drafted), tuple(replayed.accepted))
+        else:  # the loop did not know that the text would end
+            assert accepted[:-1] == tuple(replayed.accepted)[:-1]
+            assert all(all_of >= some for all_of, some in zip(drafted, replayed.drafted, strict=True))
