@@ -14,5 +14,5 @@ arms="--config $tests/whisper.toml --experiment lengths --dtype float32"
 [ -d accepted ] || measure-acceptance $pair --prompts audio/heard --k 1:8 --out-dir accepted
 bench-decode $pair $arms --prompts audio/heard --max-prompts 12 --out fit.jsonl
 calibrate --from-decode fit.jsonl --name whisper --out pair.json
-bench-decode $pair $arms --prompts audio/held --out held.jsonl
+bench-decode $pair $arms --prompts audio/held --runs 2 --out held.jsonl
 validate held.jsonl --profile pair.json --hist accepted --out speech.json

@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import wave
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ import numpy as np
 RATE = 16_000
 VOICES = ("en-us", "en-gb", "en-us+m3", "en-gb-x-rp")
 WORDS_A_MINUTE = (130, 145, 120)
-# Every third text is held back: of it nothing is measured beforehand. Each is spoken by two voices.
-HELD_ONE_IN, SPOKEN = 3, 2
+# Every third is held back: of it nothing is measured beforehand.
+HELD_ONE_IN = 3
 TEXTS = (
     "The morning train leaves the station at half past seven and reaches the coast before noon. "
     "Most people sleep until the sea comes into view.",
@@ -79,30 +78,6 @@ TEXTS = (
     "They crossed the desert at night, when the air was cool. By day they rested in the shade of their tents.",
     "The garden behind the hospital is open to everyone. Patients say that they sleep better after a walk there.",
     "It is easier to begin a new habit than to keep it. Write down every evening what you did, and do not skip a day.",
-    "The postman rides an old motorcycle and knows every dog in the district. Only one of them still barks at him.",
-    "After the war the factory made kettles instead of engines. Many of them are still in use today.",
-    "You will find the keys under the blue pot beside the door. Please water the tomatoes while we are away.",
-    "The judge listened for two days and said almost nothing. On the third day she asked a single question.",
-    "A thin layer of snow covered the fields this morning. By lunch the sun had taken all of it away.",
-    "He carried the same watch for fifty years and never once set it. It was always four minutes fast.",
-    "The orchestra practised the last page again and again. When the concert came, nobody made a mistake.",
-    "There are three ways to cross the hills, and all of them are slow. The middle one has the best view.",
-    "Her first book was read by eleven people. Her second one is now taught in every school of the country.",
-    "The water in the harbour is deep enough for large ships. Small boats have to stay on the other side.",
-    "We heard a knock at the window, but there was nobody outside. It was only the branch of the old pear tree.",
-    "The committee will meet again on the first Thursday of May. Until then every member should read the proposal.",
-    "To make the colour last, they add a little salt to the water. The recipe is older than the town itself.",
-    "The nurse turned off the lamp and opened the curtain. Outside the city was beginning to wake up.",
-    "They named the island after the first person who slept on it. He left the next morning and never returned.",
-    "A long line of people waited in front of the shop. The new telephone would not be sold before noon.",
-    "The roof must be repaired before the autumn storms begin. The builder says that it will take two weeks.",
-    "My grandfather could whistle any tune after hearing it once. He did not know the name of a single one.",
-    "Most of the old trees were planted by soldiers in a single year. They give shade to the whole avenue.",
-    "The exam begins at ten, so please be in the room a quarter of an hour before. Bring a pen and your passport.",
-    "Somebody had moved all the furniture to the left side of the room. The cat was asleep in the empty half.",
-    "The wolf was seen twice near the railway line last week. Farmers now bring their sheep home at night.",
-    "In a quiet street behind the market there is a small hotel with six rooms. Each of them has a different key.",
-    "The pilot spoke calmly and told us to look out of the window. Below us the mountain threw fire into the sky.",
 )
 
 
@@ -135,15 +110,16 @@ def write(path: Path, samples: np.ndarray) -> None:
 def make(folder: Path) -> None:
     """Speak all texts."""
     lines: dict[str, list[str]] = {"heard": [], "held": []}
-    for number, time in product(range(len(TEXTS)), range(SPOKEN)):
-        text, part = TEXTS[number], "held" if number % HELD_ONE_IN == HELD_ONE_IN - 1 else "heard"
+    for number, text in enumerate(TEXTS):
+        part = "held" if number % HELD_ONE_IN == HELD_ONE_IN - 1 else "heard"
         place = folder / part
         place.mkdir(parents=True, exist_ok=True)
-        voice = VOICES[(number // HELD_ONE_IN + 2 * time) % len(VOICES)]
-        name = f"{number:02d}{'ab'[time]}"
-        write(place / f"{name}.wav", spoken(text, voice, WORDS_A_MINUTE[(number + time) % len(WORDS_A_MINUTE)]))
+        voice, speed = VOICES[number // HELD_ONE_IN % len(VOICES)], WORDS_A_MINUTE[number // 2 % len(WORDS_A_MINUTE)]
+        name = f"{number:02d}"
+        write(place / f"{name}.wav", spoken(text, voice, speed))
         (place / f"{name}.txt").write_text(f"{text}\n")
-        lines[part].append(json.dumps({"audio": f"{name}.wav", "text": text, "category": voice}))
+        about = {"audio": f"{name}.wav", "text": text, "category": voice.partition("+")[0]}
+        lines[part].append(json.dumps(about))
     for part, found in lines.items():
         (folder / part / "manifest.jsonl").write_text("\n".join(found) + "\n")
 
