@@ -370,3 +370,18 @@ def test_lengths_too_close_to_tell_longer_verification_pass_only_as_far_as_they_
     assert (said.returncode, said.stderr) == (2, line)
     found = json.loads(output("simulate", "--profile", "pair.json", "--draftN", 2, "--json"))
     assert found["verdict"]["searched_to"] == 3
+
+
+def test_the_published_table_of_speech_follows_from_the_records_beside_it(run) -> None:
+    folder = Path(__file__).parents[2] / "calibration/measured/xeon-2-core/speech"
+    told = json.loads((folder / "speech.json").read_text())
+    words = ("--profile", folder / "pair.json", "--hist", folder / "accepted", "--json")
+    again = json.loads(run("validate", folder / "held.jsonl.xz", *words).stdout)
+    assert again["rows"] == told["rows"]
+    assert max(abs(row["error"]) for row in told["rows"]) < 0.05
+    log = load_decode(folder / "fit.jsonl.xz")
+    profile = pair_profile("whisper", log, fit_pair(log))
+    fitted = json.loads((folder / "pair.json").read_text())["decoding"]
+    assert profile.decoding.baseline_s == fitted["baseline_s"]
+    assert profile.decoding.draft_step_s == pytest.approx(fitted["draft_step_s"])
+    assert profile.decoding.source_sha256 == fitted["source_sha256"]
