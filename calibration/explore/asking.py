@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.command import is_given
+from simulator.ground.command import in_one_line, is_given
 
 from .state import WITHOUT
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MOST_S = 3.0
 # Answers that are kept.
 KEPT = 256
+# Tokens of a run that is written down for its first rounds.
+MOST_LOGGED = 10_000
 # Rounds that a timeline shows.
 ROUNDS = 8
 # Sessions of a page are threads.
@@ -127,6 +129,8 @@ def ask(command: click.Command, words: Sequence[str], then: Callable[[dict[str, 
         raise UserError("--help, --version: print, expected options of a forecast") from None
     except click.ClickException as error:
         raise UserError(error.format_message()) from None
+    except (OSError, UnicodeError, MemoryError) as error:
+        raise UserError(in_one_line(f"{type(error).__name__}: {error}")) from None
 
 
 def refuse(command: click.Command) -> None:
@@ -151,7 +155,9 @@ def answer_of(told: "Forecasted | LoadForecasted", spans: tuple[Span, ...]) -> A
 
 
 def spans_of(told: "Forecasted") -> tuple[Span, ...]:
-    """Return the first rounds of the first run, as --events writes them."""
+    """Return the first rounds of the first run, as --events writes them; none where that would be much."""
+    if told.answer.setting.total > MOST_LOGGED:
+        return ()
     file = io.StringIO()
     told.write_events(file)
     events = json.loads(file.getvalue())["traceEvents"]

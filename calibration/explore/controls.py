@@ -24,14 +24,12 @@ def known() -> Mapping[str, tuple[str, ...]]:
     from simulator.costs.drafters.methods import methods
     from simulator.costs.profile_file import presets
     from simulator.costs.shapes import catalogue
-    from simulator.rounds.pairs import curves
 
     return {
         "target-model": catalogue(),
         "draft-model": catalogue(),
         "profile": presets(),
         "method": tuple(methods()),
-        "acceptance": tuple(dict.fromkeys(c.pair for c in curves())),
     }
 
 
@@ -142,10 +140,7 @@ def accepted(state: State, found: dict[str, str]) -> None:
     of = MEASURED if "hist" in state else PAIR if "acceptance" in state else RATE if "alpha" in state else KNOWN
     how = st.radio("What is accepted", (PAIR, RATE, MEASURED, KNOWN), key=seeded("accepts", of))
     if how == PAIR:
-        pairs = known()["acceptance"]
-        mine = [p for p in pairs if p.startswith(found["method"])] or pairs
-        pair, hint = state.get("acceptance", mine[0]), "PAIR or PAIR:TASK, see `pairs list`"
-        found["acceptance"] = choice("Published pair", "acceptance", pair, pairs, hint)
+        found["acceptance"] = published(state, found["method"])
     elif how == RATE:
         found["alpha"] = rate(state.get("alpha", USUAL["alpha"]))
     elif how == MEASURED:
@@ -155,6 +150,25 @@ def accepted(state: State, found: dict[str, str]) -> None:
         beyond = "A Weibull tail beyond the longest K that is known"
         on = st.checkbox("Extrapolate beyond it", key=seeded("extrapolate", "extrapolate" in state), help=beyond)
         found["extrapolate"] = "1" if on else ""
+
+
+def published(state: State, method: str) -> str:
+    """Choose a published pair; another method has others, if any."""
+    pairs = published_by(method)
+    asked_for = state.get("acceptance") if state.get("method", "") == method else None
+    if not pairs and asked_for is None:
+        st.caption(f"No pair of {method} was published: it accepts as the method is known.")
+        return ""
+    hint = "PAIR or PAIR:TASK, see `pairs list`"
+    return choice("Published pair", f"acceptance {method}", asked_for or pairs[0], pairs, hint)
+
+
+@lru_cache(64)
+def published_by(method: str) -> tuple[str, ...]:
+    """Return the pairs that draft in one way; all where the draft says how."""
+    from simulator.rounds.pairs import curves
+
+    return tuple(dict.fromkeys(c.pair for c in curves() if method in ("", c.method)))
 
 
 def rate(asked_for: str) -> str:

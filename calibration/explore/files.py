@@ -11,6 +11,7 @@ from simulator.ground.fields import Field, Malformed, parse_json, text_of
 from simulator.ground.read_as import HISTOGRAMS, read_histogram
 from simulator.ground.traces import KIND as TRACE
 
+from .asking import stamps
 from .state import BATCH, CLIENTS, FILE, NAMES, State, completed
 
 # What results call an option of the page, where it is not its name.
@@ -36,7 +37,7 @@ def settings_of(path: Path) -> State | None:
     Raises:
         UserError: There is no such file, or it cannot be read.
     """
-    if not path.exists():
+    if not path.is_dir() and not path.is_file():
         raise UserError(f"{path}: no such file")
     if is_histogram(path):
         return completed({"hist": str(path), FILE: str(path), "draftN": str(longest_in(path))})
@@ -103,7 +104,8 @@ def show(state: State) -> None:
     import streamlit as st
 
     path = Path(state[FILE])
-    settings, page = looked_at(path, path.stat().st_mtime_ns if path.exists() else 0)
+    (changed,) = stamps((str(path),))
+    settings, page = looked_at(path, changed)
     if settings is not None and settings != state:
         st.button("Take its settings", on_click=take, args=(settings,), help=f"Those of {path.name}, in the controls")
     if page:

@@ -1,12 +1,16 @@
 """The page: the answer, why, pictures, and the command lines that say the same."""
 
 import html
+import os
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import streamlit as st
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.command import DEBUG, LONGEST_WORD, in_one_line, without_middle
+from simulator.ground.version import VERSION
 
 from . import controls, figures, files
 from .asking import Answer, answered
@@ -28,12 +32,17 @@ def show() -> None:
     st.set_page_config(page_title="specsim explore", layout="wide", initial_sidebar_state="auto")
     state, problems = current()
     st.html(STYLE)
+    for problem in problems:
+        alert(problem)
+    guarded(lambda: shown(state))
+
+
+def shown(state: State) -> None:
+    """Draw controls, and what they say."""
     with st.sidebar:
         st.title("specsim", anchor=False)
         state = controls.drawn(state)
     addressed(state)
-    for problem in problems:
-        alert(problem)
     if state.get(FILE):
         guarded(lambda: files.show(state))
     guarded(lambda: forecast(state))
@@ -65,6 +74,13 @@ def guarded(draw: Callable[[], None]) -> None:
         draw()
     except UserError as error:
         alert(str(error))
+    except (OSError, UnicodeError, MemoryError) as error:
+        alert(in_one_line(f"{type(error).__name__}: {error}"))
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        what = without_middle(f"{type(error).__name__}: {error}", LONGEST_WORD)
+        alert(f"a mistake in specsim {VERSION}, not in what you gave ({what}); {DEBUG}=1 shows its traceback")
 
 
 def alert(text: str) -> None:
@@ -172,6 +188,8 @@ def rounds(found: Answer) -> None:
     if found.spans:
         draw(figures.timeline(found), "timeline")
         st.caption("The first rounds of the first run; every draft pass is a bar of its own, +N are committed tokens.")
+    elif found.document["kind"] != "load" and found.reasons:
+        st.caption("Of so many tokens no timeline is drawn.")
     elif found.document["kind"] == "load" and (found.document["plain"] or {}).get("ttft_ms") is not None:
         draw(figures.request(found), "timeline")
 

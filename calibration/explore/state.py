@@ -3,8 +3,10 @@
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
+from unicodedata import category
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.command import LONGEST_WORD, without_middle
 from simulator.ground.names import one_of
 
 # Options by name, without their dashes, in the order of the command line.
@@ -47,11 +49,15 @@ class Asked(NamedTuple):
 
 def asked(query: Mapping[str, str]) -> Asked:
     """Return what an address asks for: where it says nothing of models or of a load, the usual."""
-    problems = [f"{name}: no control of this page, expected {one_of(NAMES, name)}" for name in query.keys() - {*NAMES}]
+    problems = [
+        f"{in_short(name)}: no control of this page, expected {one_of(NAMES, name)}" for name in query.keys() - {*NAMES}
+    ]
     given = {name: query[name].strip() for name in NAMES if name in query}
+    for name in [name for name, value in given.items() if any(map(is_control, value))]:
+        problems.append(f"{name}: {in_short(given.pop(name))} holds what cannot be typed, expected text")
     for name in FLAGS:
         if name in given and (wrong := given[name].lower() not in (*ON, *OFF)):
-            problems.append(f"{name}: {given[name]!r} is not allowed, expected 1 or 0")
+            problems.append(f"{name}: {in_short(given[name])} is not allowed, expected 1 or 0")
         if name in given and (wrong or given[name].lower() in OFF):
             del given[name]
         elif name in given:
@@ -59,6 +65,16 @@ def asked(query: Mapping[str, str]) -> Asked:
     given = {name: value for name, value in given.items() if value}
     problems += [f"{a}: beside {b}, expected one of them" for a, b in at_odds(given)]
     return Asked(completed(given), tuple(sorted(problems)))
+
+
+def is_control(character: str) -> bool:
+    """Whether a character has no place on a command line."""
+    return category(character) in ("Cc", "Cs")
+
+
+def in_short(text: str) -> str:
+    """Return text as it is quoted, its middle left out where it is long."""
+    return repr(without_middle(text, LONGEST_WORD))
 
 
 def at_odds(given: State) -> Iterator[tuple[str, str]]:

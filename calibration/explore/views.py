@@ -8,6 +8,8 @@ from .state import ACCEPTANCE, BATCH, CLIENTS, State, line, without, words
 
 # K of a surface over an alpha, which knows no end.
 LONGEST = 16
+# Of a surface, at most.
+MOST_LENGTHS = 32
 # Of curves, a line each.
 FEW_LENGTHS = (1, 2, 3, 4, 6, 8)
 ALPHAS = "0:1:0.04"
@@ -33,17 +35,17 @@ class View(NamedTuple):
 def across_acceptance(state: State, longest: int) -> View:
     """Sweep acceptance and draft length; whatever is stated of acceptance gives way to an alpha."""
     rest = without(state, *ACCEPTANCE, "extrapolate", "draftN")
-    return swept((*words(rest), "--alpha", ALPHAS, "--draftN", f"1:{max(LONGEST, longest)}"), "alpha")
+    return swept((*words(rest), "--alpha", ALPHAS, "--draftN", up_to(max(LONGEST, longest))), "alpha")
 
 
 def across_load(state: State, longest: int) -> View:
     """Sweep the batch size, or the clients, and draft length up to what is known of acceptance."""
-    return over(state, CLIENTS[0] if CLIENTS[0] in state else BATCH[0], LOADS, f"1:{longest}")
+    return over(state, CLIENTS[0] if CLIENTS[0] in state else BATCH[0], LOADS, up_to(longest))
 
 
 def across_context(state: State, longest: int) -> View:
     """Sweep the context, or the length of a prompt, and draft length."""
-    return over(state, CLIENTS[1] if CLIENTS[0] in state else BATCH[1], CONTEXTS, f"1:{longest}")
+    return over(state, CLIENTS[1] if CLIENTS[0] in state else BATCH[1], CONTEXTS, up_to(longest))
 
 
 SURFACES: dict[str, Callable[[State, int], View]] = {
@@ -57,6 +59,12 @@ def curves(state: State, longest: int) -> View:
     """Sweep the load at a few draft lengths, that of the page among them."""
     few = {k for k in FEW_LENGTHS if k <= longest} | ({int(state["draftN"])} if state["draftN"].isdecimal() else {1})
     return over(state, CLIENTS[0] if CLIENTS[0] in state else BATCH[0], LOADS, ",".join(map(str, sorted(few))))
+
+
+def up_to(longest: int) -> str:
+    """Return draft lengths from 1 on; of many, some."""
+    step = -(-longest // MOST_LENGTHS)
+    return f"1:{longest}" + f":{step}" * (step > 1)
 
 
 def over(state: State, name: str, values: str, lengths: str) -> View:

@@ -5,6 +5,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
@@ -135,7 +136,7 @@ def test_what_an_address_has_wrong_is_said_a_line_each() -> None:
     found = asked({"foo": "1", "overlap": "maybe", "alpha": "0.5", "hist": "x", "batch": "2", "isl": "5"})
     told = "\n".join(found.problems)
     assert len(found.problems) == 4
-    for part in ("foo: no control", "overlap: 'maybe'", "alpha: beside hist", "batch: beside isl"):
+    for part in ("'foo': no control", "overlap: 'maybe'", "alpha: beside hist", "batch: beside isl"):
         assert part in told
     assert "batch" not in found.state
     assert "alpha" not in found.state
@@ -213,3 +214,27 @@ def test_a_bad_address_is_said_on_the_page() -> None:
     shown = page(draftN="x", foo="1", target_model="lama-9")
     assert not shown.exception
     assert not shown.metric
+
+
+def test_another_method_accepts_as_one_of_its_own_pairs() -> None:
+    shown = page(more=" ".join(QUICK), acceptance="eagle3-llama-3.1-8b")
+    shown.selectbox(key="control method").set_value("mtp").run()
+    assert not shown.exception
+    assert "mtp-" in str(shown.query_params["acceptance"])
+    shown.selectbox(key="control method").set_value("suffix").run()
+    assert "acceptance" not in shown.query_params
+    assert shown.metric
+
+
+NAMED = ("hist", "file", "target-model", "profile", "more", "acceptance", "batch", "dtype", "tp")
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("value", ["\0", "/dev/zero", "é" * 300, "/", "[]", "-1", "1e400"])
+def test_no_value_of_an_address_leads_to_a_mistake_of_ours(name: str, value: str) -> None:
+    """Whatever it is: an answer, or a line that says what is wrong."""
+    found = asked({name: value})
+    with suppress(UserError, OSError):
+        files.settings_of(Path(found.state.get(FILE, HIST)))
+    with suppress(UserError):
+        asking.answered(words(found.state))

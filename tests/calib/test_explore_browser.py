@@ -91,7 +91,7 @@ def test_what_an_address_has_wrong_is_a_line_each(watched) -> None:
     page = watched("?draftN=x&foo=1&target-model=lama-9").page
     page.get_by_role("alert").nth(1).wait_for(timeout=60_000)
     said = page.get_by_role("alert").all_inner_texts()
-    assert [text.partition(":")[0] for text in said] == ["foo", "--draftN"]
+    assert [text.partition(":")[0] for text in said] == ["'foo'", "--draftN"]
     assert "Traceback" not in page.content()
 
 
