@@ -205,10 +205,8 @@ def why(found: Answer) -> None:
 def surface(state: State, found: Answer) -> None:
     """Show speedup over K and something else."""
     names = {"acceptance": "acceptance", "load": "clients" if CLIENTS[0] in state else "batch", "context": "context"}
-    over = st.segmented_control(
-        "Over draft length and", list(names), default="acceptance", format_func=names.__getitem__, key="over"
-    )
-    view = SURFACES[over or "acceptance"](state, longest(found))
+    over = st.radio("Over draft length and", list(names), format_func=names.__getitem__, key="over", horizontal=True)
+    view = SURFACES[over](state, longest(found))
     parameters = found.document["parameters"]
     alpha = found.document.get("alpha_iid", parameters.get("alpha"))
     x = alpha if view.x == "alpha" else parameters.get(view.x)
@@ -228,8 +226,8 @@ def load_curves(state: State, found: Answer) -> None:
     """Show what it comes to over the load."""
     view = curves(state, longest(found))
     known = figures.measures(view)
-    measure = st.segmented_control("What", known, default=known[0], key="measure")
-    draw(figures.load_curves(view, measure if measure in known else known[0], as_length(state)), "curves")
+    measure = st.radio("What", known, key="measure", horizontal=True)
+    draw(figures.load_curves(view, str(measure), as_length(state)), "curves")
     st.code(view.line, language="sh", wrap_lines=True)
 
 

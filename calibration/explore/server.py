@@ -57,10 +57,12 @@ def serve(port: int, ready: Callable[[], None]) -> None:
     """Serve until somebody interrupts; ready: called when it can be asked."""
     require(PLOTLY)
     require(STREAMLIT)
+    from streamlit.config import get_config_options
     from streamlit.web import bootstrap
 
+    known = get_config_options()  # of this release
     settings = {**SETTINGS, "server.port": port}
-    flags = {name.replace(".", "_"): value for name, value in settings.items()}
+    flags = {name.replace(".", "_"): value for name, value in settings.items() if name in known}
     script = Path(__file__).with_name("app.py")
     bootstrap.load_config_options(flags)
     threading.Thread(target=when_there, args=(port, ready), daemon=True).start()

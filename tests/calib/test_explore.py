@@ -188,6 +188,11 @@ def page(**query: str):
     return found.run()
 
 
+def address(shown) -> dict[str, str]:
+    """Return the query of a page; older releases of Streamlit have a list of each value."""
+    return {name: value if isinstance(value, str) else value[-1] for name, value in dict(shown.query_params).items()}
+
+
 def test_a_control_changes_the_numbers_to_what_the_command_says(run) -> None:
     shown = page(**{"target-model": "llama-3.1-8b", "method": "eagle3", "alpha": "0.6", "more": " ".join(QUICK)})
     assert not shown.exception
@@ -198,7 +203,7 @@ def test_a_control_changes_the_numbers_to_what_the_command_says(run) -> None:
     assert "--alpha 0.9" in typed
     told = json.loads(run(*shlex.split(typed.replace(" --why", "")), "--json").stdout)
     assert before != shown.metric[0].value == f"{told['verdict']['speedup']:.2f}x"
-    assert shown.query_params["alpha"] in ("0.9", ["0.9"])
+    assert address(shown)["alpha"] == "0.9"
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -207,7 +212,7 @@ def test_an_address_alone_shows_what_it_says(name: str) -> None:
     shown = page(**state)
     assert not shown.exception
     assert line("simulate", (*words(state), "--why")) in [code.value for code in shown.code]
-    assert dict(shown.query_params) == dict(state)
+    assert address(shown) == dict(state)
 
 
 def test_a_bad_address_is_said_on_the_page() -> None:
@@ -220,7 +225,7 @@ def test_another_method_accepts_as_one_of_its_own_pairs() -> None:
     shown = page(more=" ".join(QUICK), acceptance="eagle3-llama-3.1-8b")
     shown.selectbox(key="control method").set_value("mtp").run()
     assert not shown.exception
-    assert "mtp-" in str(shown.query_params["acceptance"])
+    assert address(shown)["acceptance"].startswith("mtp-")
     shown.selectbox(key="control method").set_value("suffix").run()
     assert "acceptance" not in shown.query_params
     assert shown.metric
@@ -238,3 +243,13 @@ def test_no_value_of_an_address_leads_to_a_mistake_of_ours(name: str, value: str
         files.settings_of(Path(found.state.get(FILE, HIST)))
     with suppress(UserError):
         asking.answered(words(found.state))
+
+
+def test_what_curves_show_changes_with_what_is_decoded() -> None:
+    shown = page(concurrency="4", alpha="0.7")
+    shown.radio(key="measure").set_value("first token").run()
+    shown.radio(key="over").set_value("load").run()
+    shown.radio(key="control load").set_value("one batch").run()
+    assert not shown.exception
+    assert "first token" not in shown.radio(key="measure").options
+    assert sum(code.value.startswith("sweep ") for code in shown.code) == 2
