@@ -149,8 +149,11 @@ def read_prompts(
 
 def unread(batch: Batch, context: AnyContext) -> tuple[torch.Tensor, Flags]:
     """Return the committed tokens that a context has not read, padded on the left."""
-    rows = [row[seen:n].tolist() for row, seen, n in zip(batch.tokens, context.lengths, batch.lengths, strict=True)]
-    return padded(rows, context.model.device)
+    seen, lengths = context.lengths[:, None], batch.lengths[:, None]
+    columns = lengths - np.arange(int((lengths - seen).max(initial=0)), 0, -1)
+    valid = columns >= seen
+    tokens = np.where(valid, np.take_along_axis(batch.tokens, np.maximum(columns, 0), 1), 0)
+    return torch.from_numpy(tokens).to(context.model.device), valid
 
 
 def commit(batch: Batch, new: Ints, accepted: Ints, ends: Sequence[int]) -> tuple[Ints, Flags]:
