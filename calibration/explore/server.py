@@ -73,9 +73,25 @@ def when_there(port: int, ready: Callable[[], None]) -> None:
     """Wait until the page answers."""
     for _ in range(TRIES):
         with suppress(OSError), socket.create_connection((ADDRESS, port), timeout=1.0):
+            warm_up()
             ready()
             return
         time.sleep(EVERY_S)
+
+
+def warm_up() -> None:
+    """Load what the first page would wait for, and answer what it asks."""
+    import plotly.graph_objs
+    import plotly.io  # noqa: F401
+
+    from . import views
+    from .asking import answered
+    from .state import asked, words
+
+    with suppress(UserError):
+        state = asked({}).state
+        answered(words(state))
+        views.across_acceptance(state, views.LONGEST)
 
 
 def has_display() -> bool:

@@ -43,7 +43,7 @@ def given_states() -> st.SearchStrategy[Mapping[str, str]]:
 
 
 @given(given_states())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_an_address_gives_back_what_it_was_made_of(state: Mapping[str, str]) -> None:
     found = asked(dict(parse_qsl(urlencode(state), keep_blank_values=True)))
     assert (found.state, found.problems) == (state, ())
@@ -206,7 +206,7 @@ def test_a_control_changes_the_numbers_to_what_the_command_says(run) -> None:
     assert address(shown)["alpha"] == "0.9"
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("name", ["rate", "histogram", "load"])
 def test_an_address_alone_shows_what_it_says(name: str) -> None:
     state = made(name)
     shown = page(**state)
