@@ -90,7 +90,8 @@ def summary_of(rows: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, A
     head |= {"prompts": len({r["prompt_index"] for r in ok})}
     units, plain_units = units_of(ok), units_of([r for r in plain if r["status"] == "ok"])
     summary = head | alone(ok, units, seed) | against(units, plain_units, seed)
-    heard = quotient(("sound_s", "total_s"), by_unit(units, units), seed)
+    is_heard = any(r.get("sound_s") for r in ok)
+    heard = quotient(("sound_s", "total_s"), by_unit(units, units), seed) if is_heard else None
     return summary | text_scores(units, plain_units, seed) | ({"sound_per_s": heard} if heard else {})
 
 

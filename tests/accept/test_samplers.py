@@ -214,6 +214,7 @@ def test_arms_of_samplers_are_measured_in_turns_recorded_by_round_and_shown(call
     spans = {e["name"] for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"}
     assert {"sample", "sample exact", "sample sigmoid", "sample transformers"} <= spans
     assert "who decides on drafts" in done.stdout
+    assert "real time" not in done.stdout, "nothing was heard"
     again = tmp_path / "b.jsonl"
     assert call(*asked, "--out", again).returncode == 0
     outputs = [
