@@ -26,10 +26,10 @@ def explore(result: Path | None, port: int, *, opens: bool) -> None:
     query = {} if result is None else files.settings_of(result) or {"file": str(result)}
     port = server.free_port(port)
     url = server.url_of(port, query)
+    out = sys.stdout
 
     def ready() -> None:
-        click.echo(f"{url}\nCtrl-C ends it")
-        sys.stdout.flush()
+        click.echo(f"{url}\nCtrl-C ends it", file=out)
         if opens and server.has_display():
             import webbrowser
 

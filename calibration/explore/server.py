@@ -1,12 +1,13 @@
 """The page is served: by Streamlit, to this machine alone, with nothing asked of any other."""
 
+import io
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -28,7 +29,6 @@ SETTINGS: Mapping[str, object] = {
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
     "logger.level": "error",
-    "logger.hideWelcomeMessage": True,
 }
 
 
@@ -57,16 +57,14 @@ def serve(port: int, ready: Callable[[], None]) -> None:
     """Serve until somebody interrupts; ready: called when it can be asked."""
     require(PLOTLY)
     require(STREAMLIT)
-    from streamlit.config import get_config_options
     from streamlit.web import bootstrap
 
-    known = get_config_options()  # of this release
-    settings = {**SETTINGS, "server.port": port}
-    flags = {name.replace(".", "_"): value for name, value in settings.items() if name in known}
+    flags = {name.replace(".", "_"): value for name, value in {**SETTINGS, "server.port": port}.items()}
     script = Path(__file__).with_name("app.py")
     bootstrap.load_config_options(flags)
     threading.Thread(target=when_there, args=(port, ready), daemon=True).start()
-    bootstrap.run(str(script), False, [], flags)
+    with redirect_stdout(io.StringIO()):  # what it says of itself
+        bootstrap.run(str(script), False, [], flags)
 
 
 def when_there(port: int, ready: Callable[[], None]) -> None:
