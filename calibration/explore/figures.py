@@ -209,7 +209,7 @@ def bars(spans: Sequence[Span], lane: str, colour: str, name: str) -> Figure:
         "y": [lane] * len(spans),
         "x": [span.end_ms - span.begin_ms for span in spans],
         "base": [span.begin_ms for span in spans],
-        "marker": {"color": colour, "line": {"color": "rgba(128,128,128,.55)", "width": 1}},
+        "marker": {"color": colour, "line": {"color": "rgba(255,255,255,.6)", "width": int(name != "commit")}},
         "name": name,
         "textposition": "outside",
         "cliponaxis": False,

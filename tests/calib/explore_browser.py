@@ -18,7 +18,7 @@ SHOWN = "[data-testid=stMetricValue]"
 
 
 class Served:
-    """A page that is served. url: where; ended: what `stop` found, (exit code, stderr)."""
+    """A page that is served. url: where; said: what else is said."""
 
     def __init__(self, folder: Path, *words: str) -> None:
         command = [sys.executable, "-c", SCRIPT, "--port", "0", "--no-browser", *words]
@@ -27,7 +27,7 @@ class Served:
             command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
+        self.url, self.said = (self.process.stdout.readline().strip() for _ in range(2))
 
     def stop(self, by: int = signal.SIGINT) -> tuple[int, str, str]:
         """End it; returns exit code, the rest of stdout, and stderr."""

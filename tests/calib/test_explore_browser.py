@@ -137,5 +137,5 @@ def test_an_interrupt_ends_it_without_a_traceback(tmp_path: Path) -> None:
     assert served.url.startswith("http://127.0.0.1:")
     code, out, err = served.stop()
     assert code in (0, 130)
-    assert (out, err) == ("Ctrl-C ends it\n", "")
+    assert (served.said, out, err) == ("Ctrl-C ends it", "", "")
     assert not list(tmp_path.iterdir())
