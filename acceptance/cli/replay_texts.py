@@ -123,7 +123,8 @@ def written(path: Path, row: Row, given: dict[str, Any], notes: list[str]) -> Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     metrics, extra = told_of(given["texts"], found)
     parameters = {"texts": str(given["texts"]), "method": row.method, "ngram": given["ngram"], "k": row.k}
-    parameters |= {"target": given["target"], "prompt_count": len(row.rounds)}
+    target = None if given["target"] == BUNDLED else given["target"]
+    parameters |= {"target": target, "prompt_count": len(row.rounds)}
     save_histogram(path, found.histogram, parameters, metrics=metrics, **extra)
     return path
 
