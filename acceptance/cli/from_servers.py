@@ -3,6 +3,7 @@
 from typing import Any
 
 from acceptance.models.bundled import BUNDLED
+from acceptance.models.gguf import FILES
 from simulator.ground.artefacts import UserError
 
 from .options import OF_SPEECH, MeasureOptions
@@ -12,6 +13,7 @@ from .ready import Ready, load_items, stated
 NOT_OF_SERVERS = (
     *("device", "dtype", "quantization", "allow_pickle", "cross_tokenizer", "check_loop", "top_k", "top_p"),
     *OF_SPEECH,
+    *FILES,
 )
 SCORED = (0.0, 1.0)
 NOT_PARAMETERS = ("batch_size", "quantization")
