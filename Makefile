@@ -35,7 +35,7 @@ test-whole: $(VENV)/.dev ## run what it leaves out: bench scripts, kills and the
 # A part of the suite that asks most of other libraries, at both ends of their ranges, each in an environment of its own.
 # torch stays the release of constraints.txt, a build for the processor: others come as CUDA builds of several gigabytes.
 # OTHER_TORCH=torch takes what pip brings. What old releases warn of (matplotlib 3.8 of pyparsing) fails no test.
-ENDS := $(addprefix tests/accept/test_,compat.py static_context.py families.py models.py pairs.py prompt_formats.py passes.py \
+ENDS := $(addprefix tests/accept/test_,compat.py static_context.py families.py models.py gguf.py pairs.py prompt_formats.py passes.py \
 	measure.py importers.py bench_validate.py bench_journal.py speech.py speech_files.py) \
 	$(addprefix tests/sim/test_,tested.py cli_simulate.py grid.py) \
 	$(addprefix tests/probe/test_,cpu_device.py torch_peers.py)
