@@ -89,6 +89,7 @@ class DecodeOptions:
     dry_run: bool = False
     plot: Path | None = None
     profile: Path | None = None
+    torch_trace: Path | None = None
     as_json: bool = False
     force: bool = False
 

@@ -109,7 +109,7 @@ def check(options: DecodeOptions) -> None:
     check_outputs({"--out": options.out}, True, read)
     # What is drawn from records is drawn again where they go on; before it is, their configuration is compared.
     may_overwrite = options.force or goes_on(options.out)
-    outputs = {"--plot": options.plot, "--trace-out": options.profile}
+    outputs = {"--plot": options.plot, "--trace-out": options.profile, "--torch-trace": options.torch_trace}
     check_outputs(outputs, may_overwrite, read | {"--out": options.out})
 
 
@@ -175,8 +175,7 @@ def run(bench: "Bench", parameters: dict[str, Any], notes: list[str], options: D
     for record in left_out(bench, done):
         keep(record)
     interrupted = measure_all(bench, todo, keep, tracks)
-    if options.profile and (tracks or not interrupted):
-        profile(bench, options.profile, tracks)
+    notes = [*notes, *profiles(bench, options, tracks, anew=bool(todo), interrupted=bool(interrupted))]
     kept = total - len(plan_turns(bench, done_keys(records)))
     if interrupted and not kept:
         journal.close()
@@ -213,6 +212,25 @@ def profile(bench: "Bench", path: Path, tracks: "list[tuple[str, Sequence[Span]]
         click.echo(f"{path}: decoding {len(todo)} prompts again for the profile; records stay as they are", err=True)
         measure(bench, todo, emit=lambda _: None, progress=lambda _: None, watch=lambda *each: tracks.append(each))
     write_chrome_trace(path, tracks)
+
+
+def profiles(
+    bench: "Bench",
+    options: DecodeOptions,
+    tracks: "list[tuple[str, Sequence[Span]]]",
+    *,
+    anew: bool,
+    interrupted: bool,
+) -> list[str]:
+    """Write the profiles that were asked for, and return what did not run. anew: something was measured just now."""
+    if options.profile and (tracks or not interrupted):
+        profile(bench, options.profile, tracks)
+    path = options.torch_trace
+    if path is None or interrupted or (path.exists() and not anew):
+        return []
+    from acceptance.bench.operators import write_operators
+
+    return [f"{path}: {why}" for why in write_operators(bench, path)]
 
 
 def measure_all(

@@ -139,6 +139,12 @@ OUTPUT_OPTIONS = stacked(
         help="Chrome trace of the first prompts, one track a decoding. Where all is done they are decoded again, "
         "unless the file is there: it is kept.",
     ),
+    option(
+        "--torch-trace",
+        type=FILE,
+        help="PyTorch's own profile, a Chrome trace: every operator and kernel of the first prompt's first tokens, "
+        "decoded once more by each method. A file that is there is kept.",
+    ),
     option("--json", "as_json", is_flag=True, help="Print header and summaries as JSON."),
     option("--force", is_flag=True, help="Overwrite files that exist; start --out anew."),
 )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch.profiler import record_function
 
 from acceptance.models import laws
 from acceptance.models.model import Model
@@ -247,7 +248,8 @@ class Chain:
             numbers=numbers,
             hidden=None if hidden is None else hidden[:, -longest - 1 :],
         )
-        return verify(seen, self.acceptance) if self.sampler is None else sampled(seen, self.sampler)
+        with record_function("sample"):
+            return verify(seen, self.acceptance) if self.sampler is None else sampled(seen, self.sampler)
 
     def commit(self, proposal: Proposal, verdict: Verdict) -> Ints:
         """Append, roll back, note the rounds."""
