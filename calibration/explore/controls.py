@@ -48,6 +48,11 @@ def seeded(name: str, value: Any) -> str:
     return key
 
 
+def plain(text: str) -> str:
+    """Return text that Markdown leaves as it is."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!$~|<>:" else c for c in text)
+
+
 def choice(label: str, name: str, value: str, among: Sequence[str], help_: str) -> str:
     """Choose one, or type another."""
     options = [*dict.fromkeys((*among, value, st.session_state.get(f"control {name}") or value))]
@@ -157,7 +162,7 @@ def published(state: State, method: str) -> str:
     pairs = published_by(method)
     asked_for = state.get("acceptance") if state.get("method", "") == method else None
     if not pairs and asked_for is None:
-        st.caption(f"No pair of {method} was published: it accepts as the method is known.")
+        st.caption(plain(f"No pair of {method} was published: it accepts as the method is known."))
         return ""
     hint = "PAIR or PAIR:TASK, see `pairs list`"
     return choice("Published pair", f"acceptance {method}", asked_for or pairs[0], pairs, hint)

@@ -105,7 +105,7 @@ def forecast(state: State) -> None:
     said(document["headline"], TONES.get(answer, OPEN), size="1.3rem", weight=600)
     metrics(document)
     for warning in document.get("warnings", ()):
-        st.caption(plain(f"Warning: {warning}"))
+        st.caption(controls.plain(f"Warning: {warning}"))
     left, right = st.columns(2, gap="medium")
     with left:
         st.subheader("Where the time goes", anchor=False)
@@ -176,11 +176,6 @@ def times(value: float | None) -> str:
 def between(ends: Any, unit: str) -> str | None:
     """Return an interval."""
     return None if not ends else f"{ends[0]:.2f}{unit} to {ends[1]:.2f}{unit}"
-
-
-def plain(text: str) -> str:
-    """Return text that Markdown leaves as it is."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!$~|<>:" else c for c in text)
 
 
 def rounds(found: Answer) -> None:

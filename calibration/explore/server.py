@@ -21,6 +21,12 @@ STREAMLIT = Dependency("streamlit", "the page", "explore")
 PLOTLY = Dependency("plotly", "the page", "explore")
 SETTINGS: Mapping[str, object] = {
     "server.address": ADDRESS,
+    # Pages of others are refused, whatever a user's own files of Streamlit say: this one reads files.
+    "server.enableCORS": True,
+    "server.corsAllowedOrigins": [],
+    "server.enableXsrfProtection": True,
+    "server.enableStaticServing": False,
+    "server.baseUrlPath": "",
     # No browser of its own, no files that are watched.
     "server.headless": True,
     "server.fileWatcherType": "none",
@@ -59,12 +65,22 @@ def serve(port: int, ready: Callable[[], None]) -> None:
     require(STREAMLIT)
     from streamlit.web import bootstrap
 
-    flags = {name.replace(".", "_"): value for name, value in {**SETTINGS, "server.port": port}.items()}
-    script = Path(__file__).with_name("app.py")
-    bootstrap.load_config_options(flags)
+    flags, script = configured(port), Path(__file__).with_name("app.py")
     threading.Thread(target=when_there, args=(port, ready), daemon=True).start()
     with redirect_stdout(io.StringIO()):  # what it says of itself
         bootstrap.run(str(script), False, [], flags)
+
+
+def configured(port: int) -> dict[str, object]:
+    """Have Streamlit take what this page needs, above its user's files and environment; return it as its flags."""
+    from streamlit import net_util
+    from streamlit.web import bootstrap
+
+    flags = {name.replace(".", "_"): value for name, value in {**SETTINGS, "server.port": port}.items()}
+    bootstrap.load_config_options(flags)
+    # Else it asks another machine for them as soon as a stranger's page knocks.
+    net_util._internal_ip = net_util._external_ip = ADDRESS
+    return flags
 
 
 def when_there(port: int, ready: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.explore import asking, figures, files, views
+from calibration.explore import asking, figures, files, server, views
 from calibration.explore.state import BATCH, CLIENTS, FILE, FLAGS, NAMES, asked, completed, line, words
 from simulator.ground.artefacts import UserError, to_json
 
@@ -179,6 +179,36 @@ def test_a_port_that_is_taken_and_a_library_that_is_missing_are_a_line(run, monk
     assert 'pip install "specsim[explore]"' in done.stderr
 
 
+def test_pages_of_strangers_are_refused_whatever_a_folder_says_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This page reads files: another's, open in the same browser, must not talk to it."""
+    config = pytest.importorskip("streamlit.config")
+    from streamlit import net_util
+    from streamlit.web.server.server_util import is_url_from_allowed_origins
+
+    (tmp_path / ".streamlit").mkdir()
+    lax = 'enableCORS = false\nenableXsrfProtection = false\ncorsAllowedOrigins = ["http://evil.example"]\n'
+    (tmp_path / ".streamlit/config.toml").write_text(f'[server]\naddress = "0.0.0.0"\n{lax}')
+    asked_of: list[str] = []
+    monkeypatch.setattr(net_util, "_make_blocking_http_get", lambda url, *_, **__: asked_of.append(url))
+    for name in ("_internal_ip", "_external_ip"):
+        monkeypatch.setattr(net_util, name, None)
+    with monkeypatch.context() as there:
+        there.chdir(tmp_path)
+        config.get_config_options(force_reparse=True)
+        assert is_url_from_allowed_origins("http://evil.example"), "the folder says so"
+        server.configured(8501)
+        origins = ("http://evil.example", "http://127.0.0.1:8501")
+        assert [is_url_from_allowed_origins(url) for url in origins] == [False, True]
+        assert (config.get_option("server.address"), config.get_option("server.enableXsrfProtection"), asked_of) == (
+            "127.0.0.1",
+            True,
+            [],
+        )
+    config.get_config_options(force_reparse=True)
+
+
 def page(**query: str):
     """Return the page as Streamlit runs it, without a browser."""
     testing = pytest.importorskip("streamlit.testing.v1")
@@ -219,6 +249,21 @@ def test_a_bad_address_is_said_on_the_page() -> None:
     shown = page(draftN="x", foo="1", target_model="lama-9")
     assert not shown.exception
     assert not shown.metric
+    said = " ".join(str(part.proto) for part in shown.get("html"))
+    assert "foo&#x27;: no control of this page" in said.replace("\\", "")
+    assert "--draftN: " in said
+
+
+def test_what_is_typed_is_no_markdown_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would have the browser ask other machines for pictures."""
+    pytest.importorskip("streamlit")
+    from calibration.explore import controls
+
+    said: list[str] = []
+    monkeypatch.setattr(controls.st, "caption", said.append)
+    assert controls.published({}, "![x](http://evil.example/x.png)") == ""
+    assert "evil" in said[0]
+    assert "![x](" not in said[0]
 
 
 def test_another_method_accepts_as_one_of_its_own_pairs() -> None:
