@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.ground.artefacts import file_sha256
 from simulator.ground.dependency import Dependency, require
 from simulator.ground.records import BadRecord
 
@@ -71,6 +73,12 @@ def reason_of(error: Exception) -> str:
     return str(error).rpartition(": ")[2].strip(" .") or type(error).__name__
 
 
+@lru_cache(maxsize=64)
+def hash_of(path: Path, changed_ns: int) -> str:
+    """Return the hash of a file, read once for all its pieces; changed_ns: when it was changed."""
+    return file_sha256(path)
+
+
 def sound_of(path: Path, data: bytes | None = None, *, begin_s: float = 0.0, length_s: float | None = None) -> Sound:
     """Return a piece of sound that can be opened.
 
@@ -91,5 +99,5 @@ def sound_of(path: Path, data: bytes | None = None, *, begin_s: float = 0.0, len
     seconds = rest_s if length_s is None else min(length_s, rest_s)
     if seconds <= 0:
         raise BadRecord(f"{path.name} holds no sound")
-    digest = sha256(path.read_bytes() if data is None else data).hexdigest()
+    digest = hash_of(path, path.stat().st_mtime_ns) if data is None else sha256(data).hexdigest()
     return Sound(path=path, data=data, sha256=digest, seconds=seconds, begin_s=begin_s, is_part=length_s is not None)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytest.importorskip("soxr")
 
 import soundfile
 
+from acceptance.text import sound as pieces
 from acceptance.text.prompts import PromptFile
 from acceptance.text.speech import Utterance, load_speech, unsaid
 from simulator.ground.artefacts import UserError
@@ -119,6 +121,19 @@ def test_samples_are_one_channel_at_the_rate_that_is_asked_for(tmp_path: Path) -
     assert int(spectrum.argmax()) == 440
     part = load_speech(nemo(tmp_path)).rows[1].sound.samples(RATE)  # type: ignore[attr-defined]
     assert np.abs(part - tone(2.0, 440)[RATE // 2 : RATE * 3 // 4]).max() < 1e-4
+
+
+def test_a_file_of_many_pieces_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an hour of sound a manifest names a thousand pieces."""
+    hashed: list[Path] = []
+    right = pieces.file_sha256
+    monkeypatch.setattr(pieces, "file_sha256", lambda path: hashed.append(path) or right(path))
+    first = sounds(load_speech(nemo(tmp_path)))
+    assert hashed == [tmp_path / "long.wav"]
+    save_sound(tmp_path / "long.wav", 2.0, 880)
+    os.utime(tmp_path / "long.wav", ns=(1, 1))
+    again = sounds(load_speech(tmp_path / "manifest.json"))
+    assert len({s.sha256 for s in (*first, *again)}) == len(hashed) == 2
 
 
 def test_what_cannot_be_heard_is_counted_and_named(tmp_path: Path) -> None:
