@@ -1,7 +1,7 @@
 """Let a target answer prompts, in its own words: what heads that draft for it should learn from.
 
     python examples/own_answers.py --target FOLDER --prompts questions.jsonl --use-chat-template --out answers.jsonl
-    python examples/train_heads.py --target FOLDER --texts answers.jsonl --kind eagle --minutes 60 --out heads
+    python examples/train_heads.py --target FOLDER --text answers.jsonl --kind eagle --minutes 60 --out heads
 
 Each line of --out holds the token ids of a prompt and of an answer; `measure-acceptance --texts` and `bench-decode
 --ngram-texts` read it as well. Answers are appended batch by batch: the same command goes on where it stopped. Measure
