@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -47,13 +47,35 @@ class Span(NamedTuple):
     told: str = ""
 
 
-class Answer(NamedTuple):
-    """A forecast as `simulate` tells it: its --json, its --why, all of its text, and how its first rounds go."""
+@dataclass(frozen=True)
+class Answer:
+    """A forecast as `simulate` tells it: its --json, its --why, all of its text, and how its first rounds go.
 
+    The document is made at once; what a page shows below its numbers is when it is asked for.
+    """
+
+    told: "Forecasted | LoadForecasted"
     document: Mapping[str, Any]
-    reasons: tuple[str, ...]
-    text: str
-    spans: tuple[Span, ...]
+
+    @cached_property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it comes out as it does."""
+        with ONE_AT_A_TIME:
+            return tuple(self.told.reasons())
+
+    @cached_property
+    def text(self) -> str:
+        """All that --why prints."""
+        with ONE_AT_A_TIME:
+            return self.told.text(why=True)
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The first rounds of one batch; none of clients of a server."""
+        from simulator.cli.simulate import Forecasted
+
+        with ONE_AT_A_TIME:
+            return spans_of(self.told) if isinstance(self.told, Forecasted) else ()
 
 
 def answered(words: Words) -> Answer:
@@ -96,10 +118,8 @@ def kept_answer(words: Words, files: tuple[int, ...]) -> Answer:
             raise UserError(
                 f"--method: {len(several)} methods, expected one; simulate --compare holds them side by side"
             )
-        if options.load is not None:
-            return answer_of(load_forecasted(options), ())
-        told = forecasted(options, within)
-        return answer_of(told, spans_of(told))
+        told = load_forecasted(options) if options.load is not None else forecasted(options, within)
+        return Answer(told, told.document())
 
     return ask(simulate, words, forecast)
 
@@ -147,11 +167,6 @@ def within(label: str, what: str, seconds: float, steps: int) -> Iterator[Callab
     if seconds > MOST_S:
         raise UserError(f"{what}: about {seconds:.0f} s, expected at most {MOST_S:.0f} s; `{label}` itself runs longer")
     yield lambda _: None
-
-
-def answer_of(told: "Forecasted | LoadForecasted", spans: tuple[Span, ...]) -> Answer:
-    """Return what is told of a forecast."""
-    return Answer(told.document(), tuple(told.reasons()), told.text(why=True), spans)
 
 
 def spans_of(told: "Forecasted") -> tuple[Span, ...]:

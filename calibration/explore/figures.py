@@ -83,7 +83,7 @@ def surface(view: View, x: float | None, draft_length: int | None) -> Figure:
     data = [heat, *line_of_one(names, along, z)]
     if x is not None and draft_length is not None:
         data.append(point(x if view.x == "alpha" else f"{x:,.0f}", draft_length))
-    return figure(data, LABELS[view.x], "draft length K", legend=True)
+    return figure(data, LABELS[view.x], "draft length K", legend=True, left=45, right=80)
 
 
 def scale() -> list[list[Any]]:
@@ -182,7 +182,7 @@ def timeline(answer: Answer) -> Figure:
             for span in these
         ]
         data.append(bars(these, lane, PHASES.get(phase, GREY), phase) | {"customdata": hover, "text": told})
-    drawn = figure(data, "time, ms", "", legend=False)
+    drawn = figure(data, "time, ms", "", legend=False, left=120)
     drawn["layout"] |= {"barmode": "overlay", "bargap": 0.25, "showlegend": False}
     drawn["layout"]["yaxis"] |= {"categoryorder": "array", "categoryarray": list(reversed([*lanes.values()]))}
     return drawn
@@ -248,13 +248,13 @@ def request(answer: Answer) -> Figure:
     return drawn
 
 
-def figure(data: list[Figure], x: str, y: str, *, legend: bool) -> Figure:
-    """Return a picture with named axes."""
+def figure(data: list[Figure], x: str, y: str, *, legend: bool, left: int = 60, right: int = 15) -> Figure:
+    """Return a picture with named axes; its margins are stated: those that a browser finds cost it a second drawing."""
     layout = {
         "height": 360,
-        "margin": {"l": 10, "r": 10, "t": 36, "b": 10},
-        "xaxis": {"title": {"text": x}, "automargin": True},
-        "yaxis": {"title": {"text": y}, "automargin": True},
+        "margin": {"l": left, "r": right, "t": 60 if legend else 15, "b": 50, "autoexpand": False},
+        "xaxis": {"title": {"text": x}},
+        "yaxis": {"title": {"text": y}},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "showlegend": legend,
         "dragmode": False,

@@ -2,8 +2,10 @@
 
 import html
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import streamlit as st
@@ -17,11 +19,18 @@ from .asking import Answer, answered
 from .state import CLIENTS, FILE, State, asked, line, words
 from .views import SURFACES, curves
 
+# What a browser is given to paint numbers before pictures, which it takes longer for.
+PAINT_S = 0.05
 # Of what plotly shows beside a picture.
 PLAIN = {"displayModeBar": False, "scrollZoom": False}
 STYLE = """<style>
 .stMainBlockContainer { padding-top: 2.5rem; padding-bottom: 2rem; }
 @media (max-width: 768px) { .stMainBlockContainer { padding-top: 4.5rem; } }
+.answer-numbers { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem; }
+.answer-number { flex: 1 1 9rem; padding: .8rem 1rem; border: 1px solid rgba(128,128,128,.35); border-radius: .5rem; }
+.answer-label { font-size: .875rem; }
+.answer-value { font-size: 2rem; line-height: 1.4; }
+.answer-beside { font-size: .875rem; opacity: .7; }
 </style>"""
 TONES = {"pays": "46,160,107", "pays if": "46,160,107", "does not pay": "214,69,65", "does not pay if": "214,69,65"}
 OPEN = "201,148,20"
@@ -37,15 +46,28 @@ def show() -> None:
     guarded(lambda: shown(state))
 
 
-def shown(state: State) -> None:
+def shown(asked_for: State) -> None:
     """Draw controls, and what they say."""
+    early = first_numbers(asked_for)
     with st.sidebar:
         st.title("specsim", anchor=False)
-        state = controls.drawn(state)
+        state = controls.drawn(asked_for)
     addressed(state)
+    if early and state != asked_for:
+        st.rerun()
     if state.get(FILE):
         guarded(lambda: files.show(state))
-    guarded(lambda: forecast(state))
+    guarded(lambda: forecast(state, has_numbers=early))
+
+
+def first_numbers(state: State) -> bool:
+    """Draw the answer before all controls, where a page is new; whether it did."""
+    if st.session_state.get("drawn") or state.get(FILE):
+        return False
+    with suppress(Exception):  # said in its place
+        summary(answered(words(state)).document)
+        return True
+    return False
 
 
 def current() -> tuple[State, tuple[str, ...]]:
@@ -88,22 +110,25 @@ def alert(text: str) -> None:
     said(text, "214,69,65", role="alert")
 
 
-def said(text: str, tone: str, *, role: str = "note", size: str = "1rem", weight: int = 400) -> None:
+def said(text: str, tone: str, *, role: str = "note") -> None:
     """Say something in a box that is readable in light and dark."""
-    style = f"background:rgba({tone},.14);border-left:4px solid rgb({tone});padding:.6rem .9rem;border-radius:.3rem;"
-    style += f"font-size:{size};font-weight:{weight};overflow-wrap:anywhere"
-    st.html(f'<div role="{role}" style="{style}">{html.escape(text)}</div>')
+    st.html(box(text, tone, role))
 
 
-def forecast(state: State) -> None:
-    """Show the forecast of a state."""
+def box(text: str, tone: str, role: str, style: str = "") -> str:
+    """Return a box that says something."""
+    of = f"background:rgba({tone},.14);border-left:4px solid rgb({tone});padding:.6rem .9rem;border-radius:.3rem;"
+    return f'<div role="{role}" style="{of}overflow-wrap:anywhere;{style}">{html.escape(text)}</div>'
+
+
+def forecast(state: State, *, has_numbers: bool) -> None:
+    """Show the forecast of a state; has_numbers: whether its numbers stand there."""
     given = words(state)
     found = answered(given)
     document = found.document
-    verdict = document["verdict"]
-    answer = verdict["answer"] if isinstance(verdict, dict) else str(verdict)
-    said(document["headline"], TONES.get(answer, OPEN), size="1.3rem", weight=600)
-    metrics(document)
+    if not has_numbers:
+        summary(document)
+    time.sleep(PAINT_S)
     for warning in document.get("warnings", ()):
         st.caption(controls.plain(f"Warning: {warning}"))
     left, right = st.columns(2, gap="medium")
@@ -126,12 +151,21 @@ def forecast(state: State) -> None:
         st.code(found.text, language=None)
 
 
-def metrics(document: Any) -> None:
-    """Show the numbers that stand out."""
-    told = list(served_metrics(document) if document["kind"] == "load" else batch_metrics(document))
-    with st.container(key="metrics", horizontal=True):
-        for label, value, beside in told:
-            st.metric(label, value, beside, delta_color="off", delta_arrow="off", border=True)
+def summary(document: Any) -> None:
+    """Show the answer and the numbers that stand out, at once: one piece, which the browser has nothing to load for."""
+    st.session_state["drawn"] = True
+    verdict = document["verdict"]
+    answer = verdict["answer"] if isinstance(verdict, dict) else str(verdict)
+    headline = box(document["headline"], TONES.get(answer, OPEN), "note", "font-size:1.3rem;font-weight:600")
+    told = served_metrics(document) if document["kind"] == "load" else batch_metrics(document)
+    st.html(f'{headline}<div class="answer-numbers">{"".join(block(*each) for each in told)}</div>')
+
+
+def block(label: str, value: str, beside: str | None) -> str:
+    """Return a number, what it is of, and what is beside it."""
+    parts = [("label", label), ("value", value), ("beside", beside or "")]
+    inside = "".join(f'<div class="answer-{name}">{html.escape(text)}</div>' for name, text in parts if text)
+    return f'<div class="answer-number" role="group" aria-label="{html.escape(label)}">{inside}</div>'
 
 
 def batch_metrics(document: Any) -> Iterator[tuple[str, str, str | None]]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from timing import options, show
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.calib.explore_browser import SHOWN, Seen, Served, browser
+from tests.calib.explore_browser import NUMBER, SHOWN, Seen, Served, browser
 
 FIRST_BAR, ANSWER_BAR = "under 3 s", "under 300 ms"
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN"
 DONE = "document.querySelector('[data-testid=stApp]').getAttribute('data-test-script-state') === 'notRunning'"
-NUMBERS = "[...document.querySelectorAll('[data-testid=stMetric]')].map(one => one.innerText).join()"
+NUMBERS = f"[...document.querySelectorAll('{NUMBER}')].map(one => one.innerText).join()"
 CHANGED = f"before => {NUMBERS} !== before"
 
 

@@ -14,7 +14,7 @@ from tests.calib.test_browser import BROWSER
 SCRIPT = "from calibration.cli.explore import explore; explore(prog_name='explore')"
 # No name is looked up in any network.
 ALONE = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-SHOWN = "[data-testid=stMetricValue]"
+NUMBER, LABEL, SHOWN = ".answer-number", ".answer-label", ".answer-value"
 
 
 class Served:
@@ -68,9 +68,8 @@ class Seen:
 
     def metrics(self) -> dict[str, str]:
         """Return the numbers that stand out, by label."""
-        each = self.page.locator("[data-testid=stMetric]")
-        labels = each.locator("[data-testid=stMetricLabel]").all_inner_texts()
-        return dict(zip(labels, each.locator(SHOWN).all_inner_texts(), strict=True))
+        labels = self.page.locator(LABEL).all_inner_texts()
+        return dict(zip(labels, self.page.locator(SHOWN).all_inner_texts(), strict=True))
 
 
 def is_outside(url: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.calib.explore_browser import Seen, Served, browser
+from tests.calib.explore_browser import NUMBER, Seen, Served, browser
 from tests.calib.test_browser import BROWSER
 
 pytest.importorskip("streamlit")
@@ -107,7 +107,7 @@ def test_it_is_readable_narrow_and_wide_light_and_dark(watched, width: int, sche
     colour = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
     behind = sum(map(int, colour.partition("(")[2].rstrip(")").split(",")[:3])) / 3
     assert behind < 60 if scheme == "dark" else behind > 200
-    for box in page.locator("[data-testid=stMetric]").all():
+    for box in page.locator(NUMBER).all():
         place = box.bounding_box()
         assert place is not None
         assert place["x"] >= 0
