@@ -110,7 +110,10 @@ def show(state: State) -> None:
         st.button("Take its settings", on_click=take, args=(settings,), help=f"Those of {path.name}, in the controls")
     if page:
         with st.expander(f"Result file {path.name}", expanded=settings is None):
-            st.components.v1.html(page, height=700, scrolling=True)
+            if hasattr(st, "iframe"):
+                st.iframe(page, height=700)
+            else:  # before Streamlit 1.56
+                st.components.v1.html(page, height=700, scrolling=True)
 
 
 @lru_cache(4)

@@ -155,6 +155,21 @@ def test_a_result_gives_the_settings_that_made_it(name: str, run, tmp_path: Path
     assert found[FILE] == str(path)
 
 
+def test_the_page_of_a_result_is_shown_by_what_streamlit_keeps(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    told = pytest.importorskip("streamlit.deprecation_util")
+    monkeypatch.setattr(told, "show_deprecation_warning", lambda text, **_: warned.append(text))
+    path = tmp_path / "result.json"
+    path.write_text(run("simulate", *words(made("rate")), "--json").stdout)
+    shown = page(file=str(path), more=" ".join(QUICK))
+    assert not shown.exception
+    assert [button.label for button in shown.button] == ["Take its settings"]
+    assert len(shown.get("iframe")) == 1
+    assert warned == []
+
+
 def test_a_histogram_becomes_what_is_accepted(tmp_path: Path) -> None:
     found = files.settings_of(HIST)
     assert found is not None
