@@ -273,8 +273,11 @@ def arms_of(options: DecodeOptions, presets: Presets | None) -> tuple[Arm, ...]:
     if options.samplers != (LOOP,) and not any(arm.takes_sampler for arm in arms.values()):
         takers = ", ".join(name for name, algorithm in ALGORITHMS.items() if algorithm.sampler)
         raise UserError(f"--sampler: no method of --method takes one, expected {takers}")
-    by_sampler = (a.by(s) for a in arms.values() for s in (options.samplers if a.takes_sampler else (LOOP,)))
+    by_sampler = [a.by(s) for a in arms.values() for s in (options.samplers if a.takes_sampler else (LOOP,))]
     arms = {arm.name: arm for arm in by_sampler}
+    if len(arms) < len(by_sampler):
+        twice = next(arm.name for arm in by_sampler if arms[arm.name] is not arm)
+        raise UserError(f"--sampler: two arms are named {twice}, expected another name in --config")
     if not any(arm.method == BASELINE for arm in arms.values()):
         arms = {BASELINE: Arm(name=BASELINE, method=BASELINE)} | arms
     return tuple(sorted(arms.values(), key=lambda arm: arm.method != BASELINE))

@@ -250,3 +250,13 @@ def test_in_a_batch_the_kernels_decide_and_transformers_is_left_out_by_name(call
     statuses = {(r["method"], r["status"]) for r in read_records(out)[0] if r["kind"] == RECORD}
     assert statuses == {("baseline", "ok"), ("ngram-exact", "ok"), ("ngram-transformers", "skipped")}
     assert "takes one sequence at a time, --batch-size is 3" in done.stdout
+
+
+def test_a_method_of_a_file_is_not_lost_behind_a_sampler_of_its_name(call, tmp_path: Path) -> None:
+    config = tmp_path / "arms.toml"
+    config.write_text('[methods.speculative-exact]\nmethod = "speculative"\nk = 2\n')
+    asked = ("--config", config, "--method", "speculative,speculative-exact", "--temperature", 1)
+    done = call(*asked, "--sampler", "loop,exact", "--out", tmp_path / "never.jsonl")
+    assert done.returncode == 2
+    assert "--sampler: two arms are named speculative-exact, expected another name in --config" in done.stderr
+    assert not (tmp_path / "never.jsonl").exists()
