@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.command import in_one_line, is_given
+from simulator.ground.command import LONGEST_WORD, in_one_line, is_given, without_middle
 
 from .state import WITHOUT
 
@@ -56,6 +56,19 @@ class Answer:
 
     told: "Forecasted | LoadForecasted"
     document: Mapping[str, Any]
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether drafts branch."""
+        return any(self.document["parameters"].get(name) for name in ("topk", "nodes", "branching"))
+
+    @property
+    def most(self) -> int | None:
+        """The longest draft that is made in one go; None: any."""
+        from simulator.cli.simulate import Forecasted
+
+        told = self.told
+        return told.answer.setting.costs.longest if isinstance(told, Forecasted) else told.answer.pair.longest
 
     @cached_property
     def reasons(self) -> tuple[str, ...]:
@@ -150,7 +163,14 @@ def ask(command: click.Command, words: Sequence[str], then: Callable[[dict[str, 
     except click.ClickException as error:
         raise UserError(error.format_message()) from None
     except (OSError, UnicodeError, MemoryError) as error:
-        raise UserError(in_one_line(f"{type(error).__name__}: {error}")) from None
+        raise UserError(told_of(error)) from None
+
+
+def told_of(error: Exception) -> str:
+    """Return a mistake of a machine in a line."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return in_one_line(f"{type(error).__name__}: {error}")
+    return f"{without_middle(str(error.filename), LONGEST_WORD)}: {error.strerror}, expected a file"
 
 
 def refuse(command: click.Command) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from simulator.ground.limits import MAX_DRAFT_LENGTH as LONGEST
 
-from .state import BATCH, CLIENTS, FILE, MORE, USUAL, State, completed
+from .state import BATCH, CLIENTS, FILE, MORE, USUAL, State, as_length, completed
 
 PAIR, RATE, MEASURED, KNOWN = "a published pair", "a rate α, i.i.d.", "a measured histogram", "as the method is known"
 ONE_BATCH, SERVED = "one batch", "clients of a server"
@@ -123,18 +123,43 @@ def ahead(state: State, found: dict[str, str]) -> None:
 
 
 def draft(state: State, found: dict[str, str]) -> None:
-    """Choose what drafts: a model of its own, or the method's usual."""
+    """Choose what drafts: a model of its own, or the method's usual; another method begins with its usual."""
     is_model = found["method"] in ("draft_model", "")
     among = known()["draft-model"] if is_model else (NONE, *known()["draft-model"])
-    usual = "llama-3.2-1b" if is_model else NONE
-    value = choice("Draft model", f"draft-model {is_model}", state.get("draft-model", usual), among, "What drafts")
+    usual = usual_draft(found["target-model"]) if is_model else NONE
+    stays = is_same(state, found, "method") and (not is_model or is_same(state, found, "target-model"))
+    value = state.get("draft-model", usual) if stays else usual
+    key = f"draft-model {found['method']} {found['target-model'] if is_model else ''}"
+    value = choice("Draft model", key, value, among, "What drafts")
     found["draft-model"] = "" if value == NONE else value
+
+
+def is_same(state: State, found: State, name: str) -> bool:
+    """Whether a control is as it was."""
+    return state.get(name, "") == found.get(name, "")
+
+
+@lru_cache(256)
+def usual_draft(target: str) -> str:
+    """Return the smallest model of the catalogue that has a target's words; another where there is none."""
+    from simulator.costs.shapes import read_shape
+
+    if target in known()["target-model"]:
+        family = target.partition("-")[0].rstrip("0123456789.")
+        alike = [read_shape(name) for name in known()["draft-model"] if name.startswith(family) and name != target]
+        of = read_shape(target)
+        fit = [s for s in alike if s.vocabulary == of.vocabulary and s.parameters < of.parameters]
+        if fit:
+            nearer = target.partition("-")[0]
+            return min(fit, key=lambda s: (not s.name.startswith(nearer), s.parameters)).name
+    return "llama-3.2-1b"
 
 
 def length(state: State, found: dict[str, str]) -> None:
     """Choose K; what is no number stays until it is changed."""
     asked_for = state.get("draftN", USUAL["draftN"])
-    value = int(asked_for) if asked_for.isdecimal() and 1 <= int(asked_for) <= LONGEST else int(USUAL["draftN"])
+    number = as_length(asked_for)
+    value = number if number is not None and 1 <= number <= LONGEST else int(USUAL["draftN"])
     key = seeded("draftN", value)
     told = st.number_input("Draft length K", 1, LONGEST, step=1, key=key, help="Tokens that are drafted in a round")
     found["draftN"] = asked_for if told == value else str(told)
@@ -145,35 +170,43 @@ def accepted(state: State, found: dict[str, str]) -> None:
     of = MEASURED if "hist" in state else PAIR if "acceptance" in state else RATE if "alpha" in state else KNOWN
     how = st.radio("What is accepted", (PAIR, RATE, MEASURED, KNOWN), key=seeded("accepts", of))
     if how == PAIR:
-        found["acceptance"] = published(state, found["method"])
+        found["acceptance"] = published(state, found)
     elif how == RATE:
         found["alpha"] = rate(state.get("alpha", USUAL["alpha"]))
     elif how == MEASURED:
         where = "accept_hist_k4.json of measure-acceptance, or a folder of them"
         found["hist"] = text("Histogram", "hist", state.get("hist", ""), where, "accept_hist_k4.json")
+        if not found["hist"]:
+            st.caption("No histogram is named: the forecast is of what is known of the method.")
     if how in (PAIR, MEASURED):
         beyond = "A Weibull tail beyond the longest K that is known"
         on = st.checkbox("Extrapolate beyond it", key=seeded("extrapolate", "extrapolate" in state), help=beyond)
         found["extrapolate"] = "1" if on else ""
 
 
-def published(state: State, method: str) -> str:
-    """Choose a published pair; another method has others, if any."""
-    pairs = published_by(method)
-    asked_for = state.get("acceptance") if state.get("method", "") == method else None
-    if not pairs and asked_for is None:
+def published(state: State, found: State) -> str:
+    """Choose a published pair; another method or target has others, if any."""
+    method, target = found["method"], found["target-model"]
+    own, others = published_by(method, target)
+    is_as_was = is_same(state, found, "method") and is_same(state, found, "target-model")
+    asked_for = state.get("acceptance", "") if is_as_was else ""
+    if not own and not others and not asked_for:
         st.caption(plain(f"No pair of {method} was published: it accepts as the method is known."))
         return ""
-    hint = "PAIR or PAIR:TASK, see `pairs list`"
-    return choice("Published pair", f"acceptance {method}", asked_for or pairs[0], pairs, hint)
+    hint = "PAIR or PAIR:TASK, see `pairs list`; those of this target come first"
+    usual = asked_for or (own[0] if own else KNOWN)
+    value = choice("Published pair", f"acceptance {method} {target}", usual, (*own, KNOWN, *others), hint)
+    return "" if value == KNOWN else value
 
 
 @lru_cache(64)
-def published_by(method: str) -> tuple[str, ...]:
-    """Return the pairs that draft in one way; all where the draft says how."""
+def published_by(method: str, target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the pairs of a target, and of others, that draft in one way; all where the draft says how."""
     from simulator.rounds.pairs import curves
 
-    return tuple(dict.fromkeys(c.pair for c in curves() if method in ("", c.method)))
+    pairs = {c.pair: f"{c.target.lower().rpartition('/')[2]}-" for c in curves() if method in ("", c.method)}
+    own = tuple(pair for pair, of in pairs.items() if of.startswith(f"{target.lower()}-"))
+    return own, tuple(pair for pair in pairs if pair not in own)
 
 
 def rate(asked_for: str) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 import streamlit as st
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.command import DEBUG, LONGEST_WORD, in_one_line, without_middle
+from simulator.ground.command import DEBUG, LONGEST_WORD, without_middle
 from simulator.ground.version import VERSION
 
 from . import controls, figures, files
-from .asking import Answer, answered
-from .state import CLIENTS, FILE, State, asked, line, words
+from .asking import Answer, answered, told_of
+from .state import CLIENTS, FILE, State, as_length, asked, line, words
 from .views import SURFACES, curves
 
 # What a browser is given to paint numbers before pictures, which it takes longer for.
@@ -97,7 +97,7 @@ def guarded(draw: Callable[[], None]) -> None:
     except UserError as error:
         alert(str(error))
     except (OSError, UnicodeError, MemoryError) as error:
-        alert(in_one_line(f"{type(error).__name__}: {error}"))
+        alert(told_of(error))
     except Exception as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
@@ -234,8 +234,10 @@ def why(found: Answer) -> None:
 def surface(state: State, found: Answer) -> None:
     """Show speedup over K and something else."""
     names = {"acceptance": "acceptance", "load": "clients" if CLIENTS[0] in state else "batch", "context": "context"}
+    if found.is_tree:  # which one rate does not say
+        del names["acceptance"]
     over = st.radio("Over draft length and", list(names), format_func=names.__getitem__, key="over", horizontal=True)
-    view = SURFACES[over](state, longest(found))
+    view = SURFACES[over](state, longest(found), found.most)
     parameters = found.document["parameters"]
     alpha = found.document.get("alpha_iid", parameters.get("alpha"))
     x = alpha if view.x == "alpha" else parameters.get(view.x)
@@ -256,13 +258,8 @@ def load_curves(state: State, found: Answer) -> None:
     view = curves(state, longest(found))
     known = figures.measures(view)
     measure = st.radio("What", known, key="measure", horizontal=True)
-    draw(figures.load_curves(view, str(measure), as_length(state)), "curves")
+    draw(figures.load_curves(view, str(measure), as_length(state["draftN"])), "curves")
     st.code(view.line, language="sh", wrap_lines=True)
-
-
-def as_length(state: State) -> int | None:
-    """Return K, None where it is no number."""
-    return int(state["draftN"]) if state["draftN"].isdecimal() else None
 
 
 def draw(figure: figures.Figure, key: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import socket
 import sys
 import threading
@@ -67,6 +68,8 @@ def serve(port: int, ready: Callable[[], None]) -> None:
 
     flags, script = configured(port), Path(__file__).with_name("app.py")
     threading.Thread(target=when_there, args=(port, ready), daemon=True).start()
+    if hasattr(signal, "SIGHUP"):  # of a terminal that is closed
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     with redirect_stdout(io.StringIO()):  # what it says of itself
         bootstrap.run(str(script), False, [], flags)
 

@@ -126,3 +126,8 @@ def line(command: str, given: Iterable[str]) -> str:
 def without(state: State, *names: str) -> State:
     """Return a state without some options."""
     return {name: value for name, value in state.items() if name not in names}
+
+
+def as_length(text: str) -> int | None:
+    """Return K, None where it is no number of a draft's length."""
+    return int(text) if text.isdecimal() and len(text) < 10 else None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .asking import Words, evaluated
-from .state import ACCEPTANCE, BATCH, CLIENTS, State, line, without, words
+from .state import ACCEPTANCE, BATCH, CLIENTS, State, as_length, line, without, words
 
 # K of a surface over an alpha, which knows no end.
 LONGEST = 16
@@ -32,23 +32,28 @@ class View(NamedTuple):
         return line("sweep", (*self.words, *runs))
 
 
-def across_acceptance(state: State, longest: int) -> View:
-    """Sweep acceptance and draft length; whatever is stated of acceptance gives way to an alpha."""
+def across_acceptance(state: State, longest: int, most: int | None = None) -> View:
+    """Sweep acceptance and draft length; whatever is stated of acceptance gives way to an alpha.
+
+    longest: K that is shown at least; most: that is drafted at most, None for any.
+    """
     rest = without(state, *ACCEPTANCE, "extrapolate", "draftN")
-    return swept((*words(rest), "--alpha", ALPHAS, "--draftN", up_to(max(LONGEST, longest))), "alpha")
+    return swept(
+        (*words(rest), "--alpha", ALPHAS, "--draftN", up_to(max(min(LONGEST, most or LONGEST), longest))), "alpha"
+    )
 
 
-def across_load(state: State, longest: int) -> View:
+def across_load(state: State, longest: int, _most: int | None = None) -> View:
     """Sweep the batch size, or the clients, and draft length up to what is known of acceptance."""
     return over(state, CLIENTS[0] if CLIENTS[0] in state else BATCH[0], LOADS, up_to(longest))
 
 
-def across_context(state: State, longest: int) -> View:
+def across_context(state: State, longest: int, _most: int | None = None) -> View:
     """Sweep the context, or the length of a prompt, and draft length."""
     return over(state, CLIENTS[1] if CLIENTS[0] in state else BATCH[1], CONTEXTS, up_to(longest))
 
 
-SURFACES: dict[str, Callable[[State, int], View]] = {
+SURFACES: dict[str, Callable[[State, int, int | None], View]] = {
     "acceptance": across_acceptance,
     "load": across_load,
     "context": across_context,
@@ -57,7 +62,7 @@ SURFACES: dict[str, Callable[[State, int], View]] = {
 
 def curves(state: State, longest: int) -> View:
     """Sweep the load at a few draft lengths, that of the page among them."""
-    few = {k for k in FEW_LENGTHS if k <= longest} | ({int(state["draftN"])} if state["draftN"].isdecimal() else {1})
+    few = {k for k in FEW_LENGTHS if k <= longest} | ({as_length(state["draftN"]) or 1})
     return over(state, CLIENTS[0] if CLIENTS[0] in state else BATCH[0], LOADS, ",".join(map(str, sorted(few))))
 
 

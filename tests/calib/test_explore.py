@@ -283,7 +283,7 @@ def test_what_is_typed_is_no_markdown_of_the_page(monkeypatch: pytest.MonkeyPatc
 
     said: list[str] = []
     monkeypatch.setattr(controls.st, "caption", said.append)
-    assert controls.published({}, "![x](http://evil.example/x.png)") == ""
+    assert controls.published({}, {"method": "![x](http://evil.example/x.png)", "target-model": "llama-3.1-8b"}) == ""
     assert "evil" in said[0]
     assert "![x](" not in said[0]
 
@@ -308,21 +308,53 @@ def test_a_page_that_is_new_has_its_numbers_once_and_before_its_controls(monkeyp
     assert numbers(shown) == expected
 
 
-def test_another_method_accepts_as_one_of_its_own_pairs() -> None:
-    shown = page(more=" ".join(QUICK), acceptance="eagle3-llama-3.1-8b")
-    shown.selectbox(key="control method").set_value("mtp").run()
+def pick(shown, name: str, value: str) -> None:
+    """Choose something."""
+    shown.selectbox(key=f"control {name}").set_value(value).run()
     assert not shown.exception
-    assert address(shown)["acceptance"].startswith("mtp-")
-    shown.selectbox(key="control method").set_value("suffix").run()
+
+
+def test_another_method_or_target_accepts_as_one_of_its_own_pairs() -> None:
+    shown = page(more=" ".join(QUICK), acceptance="eagle3-llama-3.1-8b")
+    pick(shown, "target-model", "qwen3-8b")
+    assert address(shown)["acceptance"].startswith("eagle3-qwen3-8b")
+    pick(shown, "method", "dflash")
+    assert address(shown)["acceptance"].startswith("dflash-qwen3-8b")
+    pick(shown, "target-model", "phi-4")
     assert "acceptance" not in shown.query_params
     assert numbers(shown)
+
+
+def test_another_method_begins_with_its_usual_draft() -> None:
+    shown = page(target_model="qwen3-32b", method="eagle3", more=" ".join(QUICK))
+    pick(shown, "method", "draft_model")
+    assert address(shown)["draft-model"] == "qwen3-0.6b"
+    for name in ("ngram", "eagle3"):
+        pick(shown, "method", name)
+        assert "draft-model" not in shown.query_params
+        assert numbers(shown)
+
+
+@pytest.mark.parametrize(("method", "target", "k"), [("dflash", "qwen3-8b", 15), ("medusa", "llama-3.1-8b", 3)])
+def test_a_surface_ends_where_a_method_does(method: str, target: str, k: int) -> None:
+    state = asked({"method": method, "target-model": target, "draftN": str(k), "profile": "h200"}).state
+    found = asking.answered(words({**state, "more": " ".join(QUICK)}))
+    assert found.most is not None
+    view = views.across_acceptance(state, k, found.most)
+    assert max(view.columns["draftN"]) == found.most < views.LONGEST
+
+
+def test_a_surface_of_trees_is_not_over_a_rate() -> None:
+    shown = page(more=f"--topk 4 --nodes 8 {' '.join(QUICK)}")
+    assert shown.radio(key="over").options == ["batch", "context"]
+    assert sum(code.value.startswith("sweep ") for code in shown.code) == 2
 
 
 NAMED = ("hist", "file", "target-model", "profile", "more", "acceptance", "batch", "dtype", "tp")
 
 
 @pytest.mark.parametrize("name", NAMED)
-@pytest.mark.parametrize("value", ["\0", "/dev/zero", "é" * 300, "/", "[]", "-1", "1e400"])
+@pytest.mark.parametrize("value", ["\0", "/dev/zero", "é" * 300, "9" * 5000, "/", "[]", "-1", "1e400"])
 def test_no_value_of_an_address_leads_to_a_mistake_of_ours(name: str, value: str) -> None:
     """Whatever it is: an answer, or a line that says what is wrong."""
     found = asked({name: value})
