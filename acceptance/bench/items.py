@@ -36,6 +36,18 @@ class Items:
         told = {} if pair.ear is None else {"normaliser": scores.normaliser(pair.tokenizer, pair.ear.language)[0]}
         return dict(self.parameters) | told
 
+    def notes_with(self, pair: Pair) -> list[str]:
+        """Return what there is to say, and how many texts are nothing to what is heard beside them."""
+        if pair.ear is None:
+            return [*self.notes]
+        normalise = scores.normaliser(pair.tokenizer, pair.ear.language)[1]
+        empty = [name for name, text in self.beside.items() if not normalise(text).split()]
+        told = f"{empty[0]} among them: in what is said there are no words" if empty else ""
+        return [
+            *self.notes,
+            *([f"word error rate: without {len(empty)} of {len(self.beside)}, {told}"] if empty else []),
+        ]
+
     def score(
         self, task: str | None, prompts: Sequence[Prompt], pair: Pair, write: scores.Write
     ) -> scores.Score | None:

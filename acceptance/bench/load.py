@@ -101,7 +101,7 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     if left_aside := settings_left_aside(pair.target.module, rule):
         parameters["generation_config_left_aside"] = left_aside
     parameters["config_sha256"] = config_sha256(parameters)
-    return bench, parameters, [*planned.notes(items.notes), *caveats(pair, rule)]
+    return bench, parameters, [*planned.notes(items.notes_with(pair)), *caveats(pair, rule)]
 
 
 def with_draft(options: DecodeOptions, arms: Sequence[Arm]) -> DecodeOptions:

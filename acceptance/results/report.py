@@ -152,12 +152,15 @@ def source_rows(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> 
     rows: list[tuple[str, ...]] = []
     for s in by_speed(summaries):
         first_s = s["ttft_s_median"]
-        rows.append((s["method"], number(s["prefill_ms"]), number(first_s and 1e3 * first_s)))
+        rows.append((s["method"], number(s["prefill_ms_median"]), number(first_s and 1e3 * first_s)))
     heard = any(s.get("sound_per_s") for s in summaries)
     if heard:
         rates = (s.get("sound_per_s") for s in by_speed(summaries))
         rows = [(*row, f"{rate['value']:.1f}x" if rate else "-") for row, rate in zip(rows, rates, strict=True)]
-    return [("before the rounds", "encoder and prompt ms", "first token ms", *(["real time"] if heard else [])), *rows]
+    return [
+        ("medians before the rounds", "encoder and prompt ms", "first token ms", *(["real time"] if heard else [])),
+        *rows,
+    ]
 
 
 def text(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:

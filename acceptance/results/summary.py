@@ -168,6 +168,7 @@ def alone(ok: Sequence[Mapping[str, Any]], units: Mapping[Unit, Floats], seed: i
         "tokens": int(total["tokens"]),
         "tokens_per_s": ratio(total["tokens"], total["total_s"]),
         "ttft_s_median": float(np.median([r["ttft_s"] for r in ok])) if ok else None,
+        "prefill_ms_median": float(np.median([r["prefill_ms"] for r in ok])) if ok else None,
         "tokens_per_round": quotient(("tokens", "rounds"), rows, seed),
         "draft_acceptance_rate": quotient(("accepted", "drafted"), rows, seed),
         "target_calls_per_token": ratio(total["rounds"], total["tokens"]),

@@ -337,5 +337,5 @@ def stale_summaries(records: Sequence[Record]) -> Iterator[str]:
         if name not in there:
             yield f"summary of {name} is missing"
             continue
-        wrong = [key for key, value in summary.items() if not alike(there[name][key], value)]
+        wrong = [key for key, value in summary.items() if not alike(there[name].get(key, value), value)]
         yield from (f"summary of {name}: {key} does not follow from the records" for key in wrong)

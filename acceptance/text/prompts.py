@@ -168,17 +168,22 @@ def load_prompts(
     return PromptFile(path=path, rows=rows, skipped=records.skipped, place=records.place, read_as=read_as)
 
 
-def of_folder(folder: Path, load: Callable[[Path, int | None], PromptFile], limit: int | None) -> PromptFile:
+def of_folder(
+    folder: Path,
+    load: Callable[[Path, int | None], PromptFile],
+    limit: int | None,
+    files: Sequence[Path] | None = None,
+) -> PromptFile:
     """Read the files of a folder, one after another, until there are enough prompts.
 
-    load: takes a file and how many prompts of it are wanted at most.
+    load: takes a file and how many prompts of it are wanted at most. files: where they are not those of `files_in`.
 
     Raises:
         UserError: It holds no file of prompts, or one that cannot be read.
     """
     check_at_least_one("limit", limit)
     parts: list[PromptFile] = []
-    for file in files_in(folder):
+    for file in files_in(folder) if files is None else files:
         left = None if limit is None else limit - sum(len(part.rows) for part in parts)
         if left == 0:
             break

@@ -52,6 +52,8 @@ class Sound:
         if not np.isfinite(found).all():
             raise BadRecord(f"{self.path.name} holds NaN or infinity")
         samples: NDArray[np.float32] = found if own == rate else require(SOXR, "--task asr").resample(found, own, rate)
+        if not len(samples):
+            raise BadRecord(f"{self.path.name} holds no sound")
         return samples
 
 
@@ -65,7 +67,9 @@ def opened(path: Path, data: bytes | None) -> Any:
     try:
         return soundfile.SoundFile(path if data is None else io.BytesIO(data))
     except (RuntimeError, TypeError, OSError) as error:
-        raise BadRecord(f"{path.name} is no sound that can be read ({reason_of(error)})") from None
+        # Of an MP3 that is none the library says that it is not there.
+        reason = "Format not recognised" if "not exist" in str(error) and path.is_file() else reason_of(error)
+        raise BadRecord(f"{path.name} is no sound that can be read ({reason})") from None
 
 
 def reason_of(error: Exception) -> str:
@@ -92,12 +96,13 @@ def sound_of(path: Path, data: bytes | None = None, *, begin_s: float = 0.0, len
         BadRecord: It is not there, is no sound, or there is nothing in it.
     """
     with opened(path, data) as file:
-        whole_s = file.frames / file.samplerate
+        whole_s, rate = file.frames / file.samplerate, file.samplerate
     if begin_s and begin_s >= whole_s:
         raise BadRecord(f"offset {begin_s:g} s is behind the end of {path.name}, {whole_s:.1f} s")
     rest_s = whole_s - begin_s
     seconds = rest_s if length_s is None else min(length_s, rest_s)
-    if seconds <= 0:
-        raise BadRecord(f"{path.name} holds no sound")
+    if round(seconds * rate) < 1:
+        piece = f" in a piece of {seconds:g} s" if length_s is not None else ""
+        raise BadRecord(f"{path.name} holds no sound{piece}")
     digest = hash_of(path, path.stat().st_mtime_ns) if data is None else sha256(data).hexdigest()
     return Sound(path=path, data=data, sha256=digest, seconds=seconds, begin_s=begin_s, is_part=length_s is not None)

@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from simulator.ground.artefacts import UserError
-from simulator.ground.fields import Field
+from simulator.ground.fields import Field, shortened
 from simulator.ground.records import BadRecord, Records
 
 from .prompts import FOLDER_KINDS, Prompt, PromptFile, of_folder, open_prompts, read_first, unique_names
-from .said import category_of, in_known_case, key_of, source_of
+from .said import category_of, in_known_case, key_of, name_of, source_of
 from .sound import SUFFIXES, Sound, sound_of
 
 # What NeMo, Common Voice, Hugging Face and others call the sound, and what is said in it.
@@ -18,6 +18,8 @@ SOUNDS = ("audio", "audio_filepath", "file_name", "path", "audio_path", "wav", "
 TRANSCRIPTS = ("text", "transcription", "sentence", "transcript", "reference", "normalized_text", "raw_transcription")
 # Beside a manifest: where Common Voice, LJSpeech and others keep the files that it names.
 BESIDE = ("", "clips", "wavs", "audio", "wav")
+# Characters of a name that is told whole.
+LONGEST = 100
 LISTS, OWN = "*.trans.txt", (".txt", ".lab")
 EXPECTED = 'a folder of sound, or records with "audio_filepath" and "text", "file_name", "path" or "audio"'
 FOLDER = "flac, wav, mp3 or ogg with what is said in NAME.txt or *.trans.txt, or a table such as metadata.csv"
@@ -56,16 +58,23 @@ def load_speech(
 
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         return manifest(path, limit)
-    if path.is_file():
-        return load_files(path.parent, [path], limit)
-    if not path.is_dir():
+    if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    if tables := tables_in(path):
-        return of_folder(path, manifest, limit) if len(tables) > 1 else manifest(tables[0], limit)
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-    if not files:
+    if path.is_dir() and (here := tables_in(path)):
+        return of_folder(path, manifest, limit) if len(here) > 1 else manifest(here[0], limit)
+    tables = {f.parent: f for f in sorted(path.rglob("metadata.*"), reverse=True) if f.suffix in FOLDER_KINDS}
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+    files = [f for f in files if not f.name.startswith(".") and tables.keys().isdisjoint(f.parents)]
+    if not files and not tables:
         raise UserError(f"{path}: holds no sound, expected {FOLDER}")
-    return load_files(path, files, limit)
+    for option, value in (("--column", column), ("--reference-column", reference)):
+        if value is not None and not tables:
+            raise UserError(f"{option} {value}: {path} holds no table, expected none")
+    if not tables:
+        return load_files(path, files, limit)
+    # Splits of a data set, each with a table of its own; then what none of them is about.
+    parts = [*sorted(tables.values()), *([path] if files else [])]
+    return of_folder(path, lambda f, n: load_files(path, files, n) if f == path else manifest(f, n), limit, parts)
 
 
 def unsaid(rows: Sequence[Prompt]) -> list[str]:
@@ -143,7 +152,7 @@ def load_manifest(path: Path, dataset: str, column: str | None, reference: str |
         keys.setdefault(key if said is None else f"{key} with {said}")
         return Utterance(
             turns=("",),
-            source=source_of(record, sound.path.stem or where),
+            source=source_of(record, name_of(sound.path.stem) or where),
             category=category_of(record),
             sound=sound,
             reference=None if said is None else record[said].text(empty=True),
@@ -162,12 +171,20 @@ def named_sound(record: Field, key: str, folder: Path) -> Sound:
     path = Path(name)
     if data is None:
         places = [folder / beside / path for beside in BESIDE]
-        path = next((p for p in places if p.is_file()), places[0])
-        if not path.is_file():
-            raise BadRecord(f"no file {name}")
+        path = next((p for p in places if is_file(p)), places[0])
+        if not is_file(path):
+            raise BadRecord(f"no file {name if name.isprintable() and len(name) < LONGEST else shortened(name)}")
     begin_s = record["offset"].number(0) if record["offset"].is_given else 0.0
     is_part = record["offset"].is_given and record["duration"].is_given
     return sound_of(path, data, begin_s=begin_s, length_s=record["duration"].number(0) if is_part else None)
+
+
+def is_file(path: Path) -> bool:
+    """Say whether a file is there; of what no file can be called too, as sound that is written in letters."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def collected(path: Path, records: Records[Utterance], read_as: str) -> PromptFile:

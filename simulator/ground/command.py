@@ -112,7 +112,7 @@ class OneLineErrors(click.Command):
             raise UserError(as_typed(told, *ctx.meta[TYPED])) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; an error about a file that an option names is about that option.
+        """Run; an error about a file that an option names is about that option, before one that names its folder.
 
         What a `KeyboardInterrupt` says gets past click, which knows none that says anything.
         """
@@ -121,8 +121,8 @@ class OneLineErrors(click.Command):
         except KeyboardInterrupt as error:
             raise Stopped(str(error)) from None
         except UserError as error:
-            option = next((o for path, o in named_paths(ctx) if str(error).startswith((f"{path}: ", f"{path}/"))), None)
-            told = f"{option} {error}" if option else as_stated(ctx, str(error))
+            mine = {p: o for p, o in reversed([*named_paths(ctx)]) if str(error).startswith((f"{p}: ", f"{p}/"))}
+            told = f"{mine[max(mine, key=len)]} {error}" if mine else as_stated(ctx, str(error))
             raise UserError(as_typed(told, *ctx.meta[TYPED])) from None
 
     def main(  # type: ignore[override]

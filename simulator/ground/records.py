@@ -44,14 +44,17 @@ class Records(Generic[T]):
 
 
 def about_skipped(path: Path, skipped: Sequence[Skipped], of_total: str = "", place: str = "line") -> str:
-    """Return one line that counts skipped records, gives reasons for the first few and the places of all.
+    """Return one line that counts skipped records, gives reasons for the first few and the places of all lines.
 
-    of_total: such as " of 480"; empty where the number is not known. place: "line", or "record" of a list.
+    of_total: such as " of 480"; empty where the number is not known. place: "line", "record" of a list, or "file" of a
+    folder.
     """
     if not skipped:
         return ""
     named = ", ".join(f"{s.line} ({s.reason})" for s in skipped[:NAMED_LINES])
-    rest = ", ".join(str(s.line) for s in skipped[NAMED_LINES:])
+    more = skipped[NAMED_LINES:]
+    # A line is found by its number, a file of a folder is not.
+    rest = f"and {len(more)} more" if more and place == "file" else ", ".join(str(s.line) for s in more)
     plural = "" if len(skipped) == 1 and not of_total else "s"
     return f"{path}: skipped {len(skipped)}{of_total} record{plural}, {place} {named}" + (f", {rest}" if rest else "")
 

@@ -55,7 +55,7 @@ BUDGET = 10
 # Of an English model whose words stand in another order.
 MIRRORED = {"decoder_start_token_id": 19 - START, "eos_token_id": 17, "pad_token_id": 17, "is_multilingual": False}
 MIRRORED |= {"forced_decoder_ids": [[1, 19 - NO_TIMES]], "no_timestamps_token_id": 19 - NO_TIMES}
-SAID = ["w3 w1", "w5 W6, w7", "", "w8 w8 w1 w0"]
+SAID = ["w3 w1", "w5 W6, w7", "[noise]", "w8 w8 w1 w0"]
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +202,11 @@ def test_a_run_tells_word_errors_beside_speed(run: Run, folders: dict[str, Path]
     assert rows["speculative"].endswith("no difference")
     assert re.search(r"[+-]\d+\.\d", rows["topk"].partition("%")[2])
     assert "real time" in done.stdout
+    assert "word error rate: without 1 of 4, 84-121123-0002 among them: " in done.stdout
+    before = done.stdout.partition("medians before the rounds")[2].partition("\n\n")[0].splitlines()[1:]
+    for line in before:
+        prompt_ms, first_ms = map(float, line.split()[1:3])
+        assert prompt_ms <= first_ms
     assert problems(tmp_path / "decode.jsonl", strict=True) == []
     assert run("report", "decode.jsonl", "--out", "page.html").returncode == 0
     page = (tmp_path / "page.html").read_text()
@@ -260,6 +265,11 @@ def test_what_does_not_go_with_speech_is_refused_in_a_line(
         )
     user_error(run("bench-decode", *heard, "--answers", "a"), "--answers: is for prompts of text, expected --task asr")
     user_error(run("bench-decode", *heard, "--template", "{text}"), "--template: is read by --task summarize alone")
+    # A path that two options share is of the one that names more of it.
+    target, sound = folders["target"], next(folders["speech"].rglob("*.flac"))
+    user_error(run("bench-decode", *heard[:-1], target / "config.json"), f"--prompts {target}/config.json: holds")
+    user_error(run("bench-decode", *heard, "--out", sound), f"--out {sound}: line 1 is no JSON object")
+    user_error(run("bench-decode", *heard, "--reference-column", "text"), "--reference-column text: ")
     texts = "--texts", folders["speech"] / "t.jsonl"
     user_error(run("measure-acceptance", *heard, *texts), "--texts")
     deaf = save_hearing(tmp_path / "deaf", 3)

@@ -111,6 +111,33 @@ def test_manifests_are_read_as_data_sets_have_them(
     assert repr(load_speech(moved / path.relative_to(here)).rows) == repr(found.rows)
 
 
+def test_splits_keep_what_each_of_their_tables_says(tmp_path: Path) -> None:
+    for split in ("test", "train"):
+        save_sound(tmp_path / "hf" / split / "0.wav")
+        (tmp_path / "hf" / split / "metadata.csv").write_text(f"file_name,text\n0.wav,{split} words\n")
+    found = load_speech(tmp_path / "hf", reference="text")
+    assert said(found) == [("0", "test words"), ("0#2", "train words")]
+    save_sound(tmp_path / "hf" / "other" / "1.wav")
+    found = load_speech(tmp_path / "hf")
+    assert said(found)[2:] == [("1", None)]
+    assert len(found.notes()) == 3
+    assert said(load_speech(tmp_path / "hf", limit=1)) == [("0", "test words")]
+    with pytest.raises(UserError, match=r"--reference-column text: .*other holds no table, expected none"):
+        load_speech(tmp_path / "hf" / "other", reference="text")
+
+
+def test_names_that_no_file_can_have_are_counted_as_others(tmp_path: Path) -> None:
+    save_sound(tmp_path / "good.wav")
+    names = ["good.wav", "UklGR" * 99, "a\0b.wav", f"{'deep/' * 999}x.wav", "data:audio/wav;base64," + "A" * 4096]
+    found = load_speech(write_lines(tmp_path / "m.jsonl", [{"audio": name} for name in names]))
+    assert said(found) == [("good", None)]
+    note = found.notes()[1]
+    assert "skipped 4 of 5 records, line 2 (no file 'UklGRUklGR" in note
+    assert "3 (no file 'a\\x00b.wav')" in note
+    assert len(note) < 400
+    assert note.isprintable()
+
+
 def test_samples_are_one_channel_at_the_rate_that_is_asked_for(tmp_path: Path) -> None:
     plain = load_speech(save_sound(tmp_path / "a.wav", 1.0)).rows[0].sound  # type: ignore[attr-defined]
     assert np.abs(plain.samples(RATE) - tone(1.0, 440)).max() < 1e-4
@@ -153,6 +180,18 @@ def test_what_cannot_be_heard_is_counted_and_named(tmp_path: Path) -> None:
         "6 (audio_filepath is neither the name of a file nor sound)",
     ):
         assert reason in note
+    for i in range(7):
+        (tmp_path / "s" / f"{i}.mp3").parent.mkdir(exist_ok=True)
+        (tmp_path / "s" / f"{i}.mp3").write_bytes(bytes(1000))
+    save_sound(tmp_path / "s" / "x.wav")
+    note = load_speech(tmp_path / "s").notes()[1]
+    assert "file 1 (0.mp3 is no sound that can be read (Format not recognised))" in note
+    assert note.endswith(", and 2 more")
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 's' / '0.mp3'}: holds nothing to read")):
+        load_speech(tmp_path / "s" / "0.mp3")
+    cut = {"audio_filepath": "good.wav", "offset": 0.1, "duration": 1e-5}
+    with pytest.raises(UserError, match=r"good.wav holds no sound in a piece of 1e-05 s"):
+        load_speech(write_lines(tmp_path / "cut.jsonl", [cut]))
     broken = save_sound(tmp_path / "broken.flac", 2.0)
     broken.write_bytes(broken.read_bytes()[:9000])
     with pytest.raises(BadRecord, match=r"broken.flac cannot be read to its end"):
