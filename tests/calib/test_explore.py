@@ -170,6 +170,52 @@ def test_the_page_of_a_result_is_shown_by_what_streamlit_keeps(
     assert warned == []
 
 
+FURTHER = {
+    "kv": ("--draft-model llama-3.2-1b --alpha 0.7 --context 32k --batch 16", "--kv-dtype fp8 --seed 3"),
+    "load": ("--method eagle3 --alpha 0.7 --concurrency 16", "--gpu-memory-utilization 0.8 --max-running 8"),
+}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_settings_without_a_control_become_further_options(name: str, run, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    usual, more = FURTHER[name]
+    typed = shlex.split(f"--target-model llama-3.1-8b --profile h100-sxm {usual} {more}")
+    path.write_text(run("simulate", *typed, "--json").stdout)
+    found = files.settings_of(path)
+    assert found is not None
+    assert set(shlex.split(more)) <= set(shlex.split(found["more"]))
+    assert asking.answered(words(found)).document["headline"] == json.loads(path.read_text())["headline"]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_of_a_sweep_the_best_point_is_taken(form: str, run, tmp_path: Path) -> None:
+    path = tmp_path / f"result.{form}"
+    typed = "--target-model llama-3.1-8b --profile h100-sxm --draft-model llama-3.2-1b --alpha 0.6,0.8 --draftN 2,4"
+    done = run("sweep", *typed.split(), "--replications", "0", *(["--json"] if form == "json" else ["--out", path]))
+    if form == "json":
+        path.write_text(done.stdout)
+    found = files.settings_of(path)
+    assert found is not None
+    assert (found["alpha"], found["draftN"], found.get("more")) == ("0.8", "4", None)
+
+
+def test_a_file_that_is_too_large_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST", 10)
+    (tmp_path / "much.json").write_text('{"kind": "sweep"}')
+    with pytest.raises(UserError, match="expected at most"):
+        files.settings_of(tmp_path / "much.json")
+
+
+def test_a_forecast_beside_a_file_says_whose_it_is(run, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(run("simulate", *words(made("rate")), "--json").stdout)
+    heads = [each.value for each in page(file=str(path), more=" ".join(QUICK)).subheader]
+    assert "Forecast of the controls, not of this file" in heads
+    heads = [each.value for each in page(**(files.settings_of(path) or {})).subheader]
+    assert "Forecast of the controls, not of this file" not in heads
+
+
 def test_a_histogram_becomes_what_is_accepted(tmp_path: Path) -> None:
     found = files.settings_of(HIST)
     assert found is not None
