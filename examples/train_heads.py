@@ -88,6 +88,9 @@ def medusa_loss(reading: heads_text.Reading, voice: heads.Voice) -> Loss:
         found, total = medusa(hidden, len(medusa.heads)), torch.zeros((), device=hidden.device)
         for i in range(1, found.shape[2] + 1):
             counts = window.counts[:, i:]
+            if not counts.any():  # texts that are too short for this head
+                total = total + 0 * found.sum()
+                continue
             laws = law_of(voice, hidden[:, i:][counts])
             total = total + 0.8**i * cross_entropy(voice.logits(found[:, :-i, i - 1][counts]), laws)
         return total
@@ -104,6 +107,9 @@ def eagle_loss(reading: heads_text.Reading, voice: heads.Voice) -> Loss:
         noise = (torch.rand_like(hidden) * 2 - 1) * FEATURE_NOISE * spread
         for step, features in enumerate(unroll(eagle, reading.target, window.tokens, hidden + noise, STEPS_FED_BACK)):
             counts = window.counts[:, 1 + step :]
+            if not counts.any():  # texts that are too short for this step
+                total = total + 0 * features.sum()
+                continue
             said, right = features[:, step:][counts], hidden[:, 1 + step :][counts]
             near = F.smooth_l1_loss(said.float() / spread, right.float() / spread)
             total = total + FEATURE_WEIGHT * near + cross_entropy(voice.logits(said), law_of(voice, right))

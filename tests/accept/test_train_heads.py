@@ -228,6 +228,23 @@ def test_what_counts_is_what_the_target_wrote(script: Callable[[str], ModuleType
     assert [set.union(*seen[i : i + 2]) for i in (0, 2)] == [{0, 1, 2}] * 2
 
 
+@pytest.mark.parametrize("kind", ["medusa", "eagle"])
+def test_texts_of_a_few_tokens_teach_what_they_can_and_spoil_nothing(
+    kind: str, script: Callable[[str], ModuleType]
+) -> None:
+    """Of four tokens nothing is left behind the third: the mean of no loss is no number."""
+    text, target = script("heads_text"), random_model("llama", 59, 11)
+    small = script("training").Recipe(
+        steps=1, batch_size=2, seq_len=7, learning_rate=1e-3, device="cpu", seed=1, compile=False
+    )
+    window = text.window_of([text.Written([1, 2, 3, 4], 2), text.Written([5, 6, 7, 2], 2)], [0, 1], small)
+    module = random_heads(kind, target, 3).requires_grad_(True)
+    loss = script("train_heads").LOSSES[kind](text.Reading(target, 0), heads.Voice(target, module))(module, window)
+    assert loss > 0
+    loss.backward()
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in module.parameters())
+
+
 def test_an_eagle_head_begins_as_the_best_linear_map(
     script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
