@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -29,6 +28,7 @@ from training import Recipe
 
 from acceptance.models.model import Model
 from acceptance.text.texts import load_texts
+from simulator.ground.artefacts import UserError
 
 # Batches of whole texts of about one length are cut from so many at a time.
 SORTED_BATCHES = 16
@@ -140,7 +140,11 @@ def read(text: Path | None, tokenizer: Callable[[], Any], seq_len: int) -> Learn
 def read_written(path: Path, tokenizer: Callable[[], Any], seq_len: int) -> Learned:
     """Read what the target wrote; of a prompt with several answers all are held out, or none."""
     written: dict[bool, list[Written]] = {False: [], True: []}
-    for text in load_texts(path).rows:
+    try:
+        texts = load_texts(path).rows
+    except UserError as error:
+        raise UserError(f"--text {error}") from None
+    for text in texts:
         given, output = (
             list(part) if isinstance(part, tuple) else tokenizer()(part, add_special_tokens=special).input_ids
             for part, special in ((text.prompt, True), (text.output, False))
@@ -150,7 +154,7 @@ def read_written(path: Path, tokenizer: Callable[[], Any], seq_len: int) -> Lear
     learned, held_out = written[False], written[True]
     if not learned or not held_out:
         count = len(learned) + len(held_out)
-        raise click.ClickException(f"--text {path}: {count} texts are too few, some have to be held out")
+        raise UserError(f"--text {path}: {count} texts are too few, some have to be held out")
     about = {
         "texts": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -169,11 +173,11 @@ def read_streams(text: Path | None, tokenizer: Any, seq_len: int) -> Learned:
     held_out = {p: t for p, t in sources.items() if is_held_out(p)}
     learned = [t for p, t in sources.items() if p not in held_out]
     if not learned or not held_out:
-        raise click.ClickException(f"--text {text}: {len(sources)} files are too few, some have to be held out")
+        raise UserError(f"--text {text}: {len(sources)} files are too few, some have to be held out")
     streams = encode(tokenizer, learned), encode(tokenizer, list(held_out.values()))
     if min(map(len, streams)) < seq_len + 2:
         least = min(map(len, streams))
-        raise click.ClickException(f"--text {text}: {least} tokens are too few, expected more than --seq-len {seq_len}")
+        raise UserError(f"--text {text}: {least} tokens are too few, expected more than --seq-len {seq_len}")
     about = describe_data(sources, held_out) | {"tokens_train": len(streams[0]), "tokens_held_out": len(streams[1])}
     if text:
         about |= {"corpus": text.name, "left_out": []}

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import torch
 from train_heads import load_target
+from training import OneLine
 from transformers import AutoTokenizer
 
 from acceptance.decoders import baseline
@@ -75,7 +76,7 @@ def answer(target: Model, batch: Sequence[Item], max_new_tokens: int, seed: int)
     )
 
 
-@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.command(cls=OneLine, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--target", type=FOLDER, required=True, help="Target's folder.")
 @click.option("--prompts", type=click.Path(exists=True, path_type=Path), required=True, help="Prompts, of any format.")
 @click.option("--use-chat-template", is_flag=True, help="Frame prompts with the tokenizer's chat template.")

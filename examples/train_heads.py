@@ -19,7 +19,8 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 
 import click
@@ -28,13 +29,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from heads_text import Learned, Window
-from training import Recipe, count_parameters, train
+from training import OneLine, Recipe, count_parameters, train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import acceptance
 from acceptance.decoders import heads
 from acceptance.decoders.medusa import choose_tree
+from acceptance.models.load import load_part
 from acceptance.models.model import Model, end_tokens, vocabulary_of
+from simulator.ground.artefacts import UserError
 
 TARGET = Path(acceptance.__file__).parent / "tiny_pair" / "target"
 # EAGLE §4: noise on the features, here as a share of their spread; smooth L1 beside the cross entropy.
@@ -57,7 +60,8 @@ Loss = Callable[[torch.nn.Module, Window], torch.Tensor]
 
 def load_target(folder: Path, device: str, dtype: torch.dtype = torch.float32) -> Model:
     """Load a target, frozen."""
-    module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval().requires_grad_(False)
+    found = load_part("--target", str(folder), partial(AutoModelForCausalLM.from_pretrained, dtype=dtype))
+    module = found.to(device).eval().requires_grad_(False)
     return Model(module=module, vocabulary=vocabulary_of(module), ends=tuple(end_tokens(module)))
 
 
@@ -199,7 +203,7 @@ def eagle_hits(eagle: torch.nn.Module, reading: heads_text.Reading, windows: Ite
     return (hits / seen).numpy()
 
 
-@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.command(cls=OneLine, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
 @click.option(
     "--target", type=click.Path(exists=True, file_okay=False, path_type=Path), default=TARGET, help="Target's folder."
@@ -210,16 +214,18 @@ def eagle_hits(eagle: torch.nn.Module, reading: heads_text.Reading, windows: Ite
     help="Folder of texts, or JSONL that own_answers.py wrote; the standard library's sources if not given.",
 )
 @click.option("--kind", type=click.Choice(["medusa", "eagle"]), multiple=True, default=["medusa", "eagle"])
-@click.option("--steps", default=700, help="Training steps of each kind.")
+@click.option("--steps", type=click.IntRange(0), default=700, help="Training steps of each kind.")
 @click.option("--minutes", type=float, help="Train each kind so long, in place of --steps.")
-@click.option("--batch-size", default=8, help="Sequences a step.")
-@click.option("--seq-len", default=512, help="Tokens a sequence.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, help="Sequences a step.")
+@click.option("--seq-len", type=click.IntRange(8), default=512, help="Tokens a sequence.")
 @click.option("--learning-rate", default=4e-3, help="Peak rate of both optimisers.")
 @click.option(
-    "--draft-vocabulary", type=int, help="Say only so many tokens, the target's most frequent.  [default: (all)]"
+    "--draft-vocabulary",
+    type=click.IntRange(1),
+    help="Say only so many tokens, the target's most frequent.  [default: (all)]",
 )
-@click.option("--medusa-heads", default=4, help="Tokens that Medusa drafts at most.")
-@click.option("--medusa-blocks", default=2, help="Residual blocks of a Medusa head.")
+@click.option("--medusa-heads", type=click.IntRange(1), default=4, help="Tokens that Medusa drafts at most.")
+@click.option("--medusa-blocks", type=click.IntRange(1), default=2, help="Residual blocks of a Medusa head.")
 @click.option("--device", default="cpu", help="torch device, such as cpu or cuda:0.")
 @click.option("--seed", default=21, help="Seed of weights and batches.")
 def main(out: Path, target: Path, text: Path | None, kind: tuple[str, ...], **options) -> None:
@@ -229,15 +235,32 @@ def main(out: Path, target: Path, text: Path | None, kind: tuple[str, ...], **op
     fields = ("steps", "batch_size", "seq_len", "learning_rate", "device", "seed", "minutes")
     recipe = Recipe(**{name: options[name] for name in fields}, compile=False)
     model = load_target(target, recipe.device)
-    data = heads_text.read(text, cache(lambda: AutoTokenizer.from_pretrained(target)), recipe.seq_len)
+    data = heads_text.read(
+        text, cache(lambda: load_part("--target", str(target), AutoTokenizer.from_pretrained)), recipe.seq_len
+    )
     for name in kind:
         folder = out / name
         if not (folder / heads.CONFIG).exists() or (folder / CHECKPOINT).exists():
             train_kind(name, folder, model, weights_sha256(target), data, recipe, options)
+        else:
+            check_same(folder, recipe, shape_of(name, model, options), data)
         record = json.loads((folder / heads.TRAINING).read_text())
         depths = "  ".join(f"{i}: {hits:.3f}" for i, hits in enumerate(record["held_out_accuracy_by_depth"], 1))
         size = f"{record['parameters']:>12,} parameters {record['training_s']:>8.0f} s"
         click.echo(f"{name:8}{size}  held-out accuracy by depth  {depths}")
+
+
+def check_same(folder: Path, recipe: Recipe, shape: dict, data: Learned) -> None:
+    """Refuse a head that is there already, where another is asked for."""
+    record, config = (json.loads((folder / name).read_text()) for name in (heads.TRAINING, heads.CONFIG))
+    told = asdict(recipe) | {"shape": shape, "text": data.about["sha256"]}
+    there = record["recipe"] | {"shape": config["shape"], "text": record["data"].get("sha256")}
+    for name in told.keys() & there.keys() - {"device", "compile"}:
+        if told[name] != there[name]:
+            found = "another" if name == "text" else there[name]
+            raise UserError(
+                f"--out {folder}: its head was trained with {name} {found}, expected that or another folder"
+            )
 
 
 def train_kind(
@@ -263,7 +286,11 @@ def train_kind(
         heads.save(folder, kind, module, training=record | about, **whole)
 
     loss = LOSSES[kind](reading, heads.Voice(target, module))
-    keep = None if kind == "medusa" else lambda record: save(record, {})
+
+    def keep(record: dict) -> None:
+        if kind == "eagle":  # Medusa's tree is chosen once it has learned
+            save(record, {})
+
     record = train(module, loss, data.windows(recipe), recipe, checkpoint=checkpoint, keep=keep)
     more, by_depth = measure(kind, module.eval(), reading, data, recipe)
     save(record | {"held_out_accuracy_by_depth": by_depth}, more)

@@ -13,9 +13,33 @@ import click
 import numpy as np
 import torch
 
+from simulator.ground.artefacts import UserError
+
 CHECKPOINT_S, REPORT_S = 120.0, 60.0
 # Steps that a stage by the clock is taken for until it knows better.
 FIRST_GUESS = 100
+
+
+class OneLine(click.Command):
+    """A command that refuses in one line, with exit code 2, as those of specsim do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise refused(error.format_message()) from None
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise refused(str(error)) from None
+
+
+def refused(reason: str) -> click.ClickException:
+    error = click.ClickException(reason)
+    error.exit_code = 2
+    return error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,12 +172,17 @@ def go_on_from(path: Path | None, model: torch.nn.Module, opts: list) -> Progres
     """Put model and optimisers where a checkpoint left them, if there is one."""
     if path is None or not path.exists():
         return Progress()
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    for opt, of_opt in zip(opts, state["optimizers"], strict=True):
-        opt.load_state_dict(of_opt)
-    torch.set_rng_state(state["random"])
-    return Progress(**state["done"])
+    try:
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        for opt, of_opt in zip(opts, state["optimizers"], strict=True):
+            opt.load_state_dict(of_opt)
+        torch.set_rng_state(state["random"])
+        return Progress(**state["done"])
+    except Exception as error:  # whatever torch makes of sizes that differ, or of a file that is damaged
+        reason = " ".join(str(error).split())[:80]
+        expected = "expected the options that it was begun with, or another --out"
+        raise UserError(f"{path}: cannot be gone on with ({reason}...), {expected}") from None
 
 
 def report(done: Progress, recipe: Recipe) -> None:

@@ -85,17 +85,50 @@ def test_the_script_trains_heads_of_any_target(
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.rglob("*.*")}
 
 
+def test_what_was_trained_otherwise_is_no_answer(
+    tmp_path: Path, train: Callable[..., Result], script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script("training"), "CHECKPOINT_S", 0.0)
+    text, medusa = write_texts(tmp_path / "text", 60, 40), ("--kind", "medusa", *SMALL)
+    assert train(text, *medusa).exit_code == 0, "a checkpoint of Medusa's is written too"
+    for words, reason in (
+        ((text, *medusa, "--steps", "5"), "its head was trained with steps 4, expected that or another folder"),
+        ((text, *medusa, "--medusa-blocks", "3"), "its head was trained with shape {'blocks': 2, 'heads': 3}"),
+        ((write_texts(tmp_path / "other", 50, 50), *medusa), "its head was trained with text another"),
+    ):
+        found = train(*words)
+        assert (found.exit_code, found.stdout) == (2, "")
+        assert f"--out {tmp_path / 'heads/medusa'}: {reason}" in found.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(script("train_heads"), "measure", lambda *_: 1 / 0)
+        assert train(text, *medusa, "--out", str(tmp_path / "half")).exit_code == 1
+    found = train(text, *medusa, "--out", str(tmp_path / "half"), "--medusa-blocks", "3")
+    assert found.exit_code == 2
+    assert f"{tmp_path / 'half/medusa/checkpoint.pt'}: cannot be gone on with (" in found.stderr.splitlines()[-1]
+
+
 def test_the_script_names_a_text_that_is_too_short(tmp_path: Path, train: Callable[..., Result]) -> None:
     for files, words in ((1, "1 files are too few"), (30, "tokens are too few, expected more than --seq-len 512")):
         text = write_texts(tmp_path / str(files), files, 3)
         found = train(text)
-        assert found.exit_code == 1
+        assert found.exit_code == 2
         assert f"--text {text}: " in found.stderr
         assert words in found.stderr
         assert not (tmp_path / "heads").exists()
     lines = tmp_path / "answers.jsonl"
     lines.write_text('{"prompt_token_ids": [1, 2], "output_token_ids": [3, 4, 5]}\n')
     assert f"--text {lines}: 1 texts are too few, some have to be held out" in train(lines).stderr
+    lines.write_bytes(b"GGUF")
+    wrong = {
+        f"--text {lines}: holds nothing to read": (lines,),
+        "'--draft-vocabulary': 0 is not in": (lines, *EAGLE[:-1], "0"),
+    }
+    wrong["--target"] = lines, "--target", str(tmp_path / "40")
+    (tmp_path / "40").mkdir()
+    for reason, words in wrong.items():
+        found = train(*words)
+        assert (found.exit_code, found.stderr.count("Error: ")) == (2, 1)
+        assert reason in found.stderr.splitlines()[-1]
 
 
 def test_a_target_answers_as_it_does_anywhere_and_goes_on_where_it_stopped(
