@@ -1,4 +1,7 @@
-"""The page of `explore` without a browser: state, address and command line say the same, and so do the numbers."""
+"""The page of `explore` without a browser: state, address and command line say the same, and so do the numbers.
+
+Long because answers, files and the page itself are held against the same commands, from the same states.
+"""
 
 import json
 import re
