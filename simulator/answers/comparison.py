@@ -9,12 +9,12 @@ from simulator.costs.model_costs import ModelPair
 from simulator.costs.parameters import Load
 from simulator.costs.room import largest_batch
 from simulator.costs.step import Floats
+from simulator.ground.limits import SEARCHED_DRAFT_LENGTHS
 from simulator.rounds.acceptance_law import AcceptanceModel, Ints
 from simulator.rounds.analytic import speedup
 from simulator.rounds.loads import served
 
 from .schedule import LARGEST_BATCH, LEAST_GAIN, Range
-from .verdict import SEARCHED_DRAFT_LENGTHS
 
 # Batch sizes that a table shows where nobody says which, as far as they fit.
 SHOWN_BATCHES = (1, 8, 64, 256)

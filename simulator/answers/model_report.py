@@ -122,7 +122,7 @@ def source_text(pair: ModelPair) -> str:
         elif one.is_shared:
             words.append(f"the draft takes what it has read, its encoder is of the same sizes ({ms:.3g} ms)")
         else:
-            words.append(f"the draft's in {ms:.3g} ms")
+            words.append(f"the draft's encoder reads {one.source:,} {what} in {ms:.3g} ms")
     return "; ".join(words)
 
 

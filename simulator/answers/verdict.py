@@ -6,6 +6,7 @@ import numpy as np
 
 from simulator.costs.kinds import is_models, is_timed
 from simulator.ground.histogram import alpha_iid
+from simulator.ground.limits import SEARCHED_DRAFT_LENGTHS
 from simulator.rounds.acceptance_law import HistogramAcceptance, Ints
 from simulator.rounds.analytic import break_even_alpha, run_speedup, speedup_by_draft_length
 from simulator.rounds.experiment import Setting
@@ -13,8 +14,6 @@ from simulator.rounds.experiment import Setting
 from .basis import Basis
 from .uncertainty import Uncertainty
 
-# Without a histogram nothing bounds K; published sweeps stop at 16.
-SEARCHED_DRAFT_LENGTHS = 16
 PAYS, DOES_NOT_PAY, CANNOT_TELL, DOES_NOT_FIT = "pays", "does not pay", "cannot tell", "does not fit"
 
 

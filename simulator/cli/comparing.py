@@ -214,7 +214,10 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
     if not found:
         reasons = list(dict.fromkeys(skipped.values()))
         raise UserError(reasons[0] if len(reasons) == 1 else f"--compare: no method applies ({'; '.join(reasons[:3])})")
-    short = {name: why.removeprefix("--method: ").partition(", expected")[0] for name, why in skipped.items()}
+    short = {
+        name: why.removeprefix("--method: ").removeprefix(f"--method {name}: ").partition(", expected")[0]
+        for name, why in skipped.items()
+    }
     return tuple(found), short
 
 

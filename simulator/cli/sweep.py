@@ -301,7 +301,7 @@ def held_fixed(options: SweepOptions, task: "Sweep", source: str, caveat: str) -
     """Say what did not vary, for the picture's title: the acceptance, and whatever is not at its default."""
     from simulator.costs.model_costs import SEPARATE
 
-    values, there = task.grid.values, task.pricing.defaults()
+    values, there = task.grid.values, task.pricing.defaults(task.grid.values.get("draft_length"))
     words = [source if len(source) <= 60 else f"{source[:28]}...{source[-28:]}"]
     words += [caveat] if caveat else []
     if task.pricing.models is not None:

@@ -45,6 +45,9 @@ def context_cautions(pair: ModelPair, draft_length: int) -> Iterator[str]:
     context = int(np.max(pair.context))
     for role, shape in (("target", pair.target), ("draft", pair.draft)):
         longest = shape.longest_context
+        if role == "draft" and longest == pair.target.longest_context and "no --draft-model says" in shape.assumed:
+            # A drafter that nobody names is as long as its target, of which that is said.
+            continue
         if longest is not None and context + draft_length > longest:
             words = f"context {context:,}" + (f" with {draft_length:,} drafted tokens" if context <= longest else "")
             name = shape.stated_name or shape.name

@@ -263,6 +263,8 @@ WHISPER = Layout(
         "heads": "decoder_attention_heads",
         "kv_heads": "decoder_attention_heads",
         "ffn": "decoder_ffn_dim",
+        "encoder_layers": "encoder_layers",
+        "encoder_ffn": "encoder_ffn_dim",
     },
 )
 BART = replace(WHISPER, final_norm=False)
@@ -276,6 +278,7 @@ T5 = Layout(
         "heads": "num_heads",
         "ffn": "d_ff",
         "kv_heads": "num_heads",
+        "encoder_layers": "num_layers",
     },
 )
 
@@ -366,7 +369,7 @@ def bart(stack: Stack) -> None:
 
 def t5_layers(config: Field) -> Field:
     """Put what T5 leaves out: as many decoder layers as encoder layers, and whether its inner layers are gated."""
-    layers = config["num_decoder_layers"].value or config["num_layers"].value
+    layers = config["num_decoder_layers"].value or config["num_layers"].whole(1, MAX_LAYERS)
     gated = str(config["feed_forward_proj"].value).startswith("gated-")
     return config.but(num_decoder_layers=layers, is_gated_act=gated)
 

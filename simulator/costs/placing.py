@@ -9,7 +9,7 @@ from simulator.ground.fields import read_json, shortened
 from simulator.ground.names import one_of
 
 from .drafters import draft_model
-from .drafters.methods import method_named
+from .drafters.methods import method_named, methods
 from .drafters.plan import Method, Tree
 from .formats import FORMATS, PLAIN, Storage
 from .model_costs import SAME, SEPARATE, ModelPair
@@ -40,6 +40,7 @@ def drafter(options: DeviceOptions, numbers: StatedModel, target: ModelShape) ->
         UserError: Neither is stated, or they are at odds.
     """
     stated = None if options.method is None else method_named(options.method)
+    check_encoder(stated, target)
     if options.draft_model is None and numbers.first is None:
         if stated is None:
             what = f"--target-model: {options.target_model}" if options.target_model else "--params: a model"
@@ -55,7 +56,26 @@ def drafter(options: DeviceOptions, numbers: StatedModel, target: ModelShape) ->
         raise UserError(
             f"--method: {stated.name}, but {draft.name} is a drafter of {method.name}, expected that or no such option"
         )
+    check_encoder(method, target)
     return method, draft
+
+
+def check_encoder(method: Method | None, target: ModelShape) -> None:
+    """Refuse a method that drafts for decoders alone, of a target that has an encoder."""
+    if target.encoder and method and not method.for_encoders:
+        able = ", ".join(m.name for m in methods().values() if m.for_encoders and m.is_weightless)
+        others = f"expected a --draft-model that has one as well, or {able}"
+        raise UserError(f"--method {method.name}: {target.name} has an encoder, {others}")
+
+
+def check_kinds(options: DeviceOptions, target: ModelShape, draft: ModelShape) -> None:
+    """Refuse a draft of another kind than its target; of models of which numbers are stated alone, nobody knows."""
+    if draft.parameters and target.family and draft.family and draft.kind != target.kind:
+        names = options.draft_model or draft.name, options.target_model or target.name
+        raise UserError(
+            f"--draft-model {names[0]}: {draft.kind}, but --target-model {names[1]} is {target.kind}, "
+            "expected two of a kind"
+        )
 
 
 def place_models(
@@ -64,6 +84,7 @@ def place_models(
     """Check how two models are to run."""
     devices, placement = (options.tp or 1) * (options.dp or 1), options.placement or SAME
     check_groups(options, target, draft)
+    check_kinds(options, target, draft)
     if options.kv_dtype is not None and options.kv_dtype not in FORMATS:
         raise UserError(f"--kv-dtype: {options.kv_dtype!r} is not known, expected {one_of(FORMATS, options.kv_dtype)}")
     if devices > 1 and profile.link is None:

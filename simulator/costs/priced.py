@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from simulator.ground.artefacts import UserError
+from simulator.ground.limits import SEARCHED_DRAFT_LENGTHS
 from simulator.ground.names import number_format
 
 from .parameters import BY_NAME, LOAD_NAMES, MODEL_NAMES, PARAMETERS, UNIT_NAMES, DeviceOptions, Load, Point
 from .step import Costs, Knobs, Real
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     # What is of profiles, models and servers is imported where there are any.
     from .model_costs import ModelPair
     from .profile import BurnUnits, Decoding, Profile
@@ -87,14 +90,21 @@ class Pricing(NamedTuple):
         tree = self.models.tree
         return len(tree.levels) if tree and tree.levels else usual_length(self.models.draft, default)
 
-    def defaults(self) -> dict[str, float]:
-        """Return what the profile says of parameters that have other values without one, by name."""
+    def defaults(self, lengths: "ArrayLike | None" = None) -> dict[str, float]:
+        """Return what profile and models say of parameters that have other values without these, by name.
+
+        lengths: the draft lengths that are stated, None for none.
+        """
         values: dict[str, float] = {}
         if self.usual_length != BY_NAME["draft_length"].default:
             values["draft_length"] = self.usual_length
         if self.models is not None and self.models.target.encoder:
             # What a decoder begins with; its prompt is the source.
             values["isl"] = 1
+            # Its positions hold what is drafted, too.
+            longest = min(m.longest_context or np.inf for m in (self.models.target, self.models.draft))
+            drafted = max(SEARCHED_DRAFT_LENGTHS, 0 if lengths is None else int(np.max(lengths)))
+            values["context"] = max(min(BY_NAME["context"].default, longest - drafted), 1)
         if self.profile is not None:
             values["round_overhead_ms"] = float(self.profile.round_overhead_s) * 1e3
             if self.models is None and self.decoding is None and self.profile.units is not None:
@@ -153,7 +163,7 @@ class Pricing(NamedTuple):
         """Return a point: parameters as stated, else what the profile says of them, else their defaults."""
         self.refuse_unused(stated)
         self.check_work(stated)
-        return Point(**{**self.defaults(), **stated})
+        return Point(**{**self.defaults(stated.get("draft_length")), **stated})
 
     def check_work(self, stated: Collection[str]) -> None:
         """Refuse a device's burn units where nobody says how many a pass takes.

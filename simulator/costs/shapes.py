@@ -271,7 +271,8 @@ def filled(config: Field, family: str, *, is_inner: bool) -> Field:
     """Return a configuration with what its file leaves out; a model's own file has to state its main sizes."""
     keys = {**KEYS, **FAMILIES[family].layout.keys}
     config = config.but(**other_names(config, keys))
-    stated = set() if is_inner else {keys[k] for k in ("layers", "hidden", "heads", "ffn", "vocabulary")}
+    main = ("layers", "hidden", "heads", "ffn", "vocabulary", "encoder_layers", "encoder_ffn")
+    stated = set() if is_inner else {keys[k] for k in main if k in keys}
     defaults = {k: v for k, v in class_defaults().get(family, {}).items() if k not in stated}
     return FAMILIES[family].prepare(config.but(**(defaults | config.object() | {"model_type": family})))
 
@@ -305,7 +306,10 @@ def family_of(config: Field) -> Found:
     value = named.value if isinstance(named.value, str) else ""
     family = ALIASES.get(value, value)
     listed = config["architectures"].value
-    told = [ARCHITECTURES.get(a, "") for a in listed if isinstance(a, str)] if isinstance(listed, list) else []
+    named_so = [a for a in listed if isinstance(a, str)] if isinstance(listed, list) else []
+    if named_so and all(a.endswith("EncoderModel") for a in named_so):
+        config["architectures"].refuse("one that decodes, such as T5ForConditionalGeneration")
+    told = [ARCHITECTURES.get(a, "") for a in named_so]
     own = next((f for f in (family, f"{family}_text") if f in FAMILIES), None)
     found = own or next((f for f in told if f in FAMILIES), None)
     if found is None:

@@ -16,6 +16,8 @@ from .step import Floats, Real, spread
 
 # What latent attention projects hidden states to; no other attention has it.
 LATENT_MODULES = ("kv_a_proj_with_mqa", "kv_a_proj")
+# Families whose models are of one kind.
+KIN = {"mt5": "t5", "umt5": "t5", "mbart": "bart"}
 Count = int | NDArray[np.int64] | Floats
 
 
@@ -117,6 +119,11 @@ class ModelShape:
     def look_up_size(self) -> int:
         """Weights of the tables that are looked up and not multiplied."""
         return self.tables + (0 if self.tied_embeddings else self.vocabulary * self.embedding_size)
+
+    @property
+    def kind(self) -> str:
+        """What its drafts have to be as well: a decoder alone, or an encoder-decoder of some kind."""
+        return f"an encoder-decoder ({KIN.get(self.family, self.family)})" if self.encoder else "a decoder alone"
 
     @property
     def source(self) -> int:

@@ -2,6 +2,8 @@
 
 # Of a draft length K; engines stop far below.
 MAX_DRAFT_LENGTH = 1024
+# The longest that is looked at: without a histogram nothing bounds K; published sweeps stop at 16.
+SEARCHED_DRAFT_LENGTHS = 16
 # What libraries say, whatever the device, where memory is at an end.
 NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "buffer size", "outofmemory")
 

@@ -109,7 +109,7 @@ def grid_over(pricing: Pricing, values: Mapping[str, ArrayLike]) -> Grid:
     """
     pricing.refuse_unused(values)
     pricing.check_work(values)
-    known: Mapping[str, ArrayLike] = {**pricing.defaults(), **values}
+    known: Mapping[str, ArrayLike] = {**pricing.defaults(values.get("draft_length")), **values}
     axes = {name: np.atleast_1d(known.get(name, BY_NAME[name].default)) for name in pricing.names}
     return Grid(values={name: np.asarray(axis, np.float64) for name, axis in axes.items()})
 

@@ -29,7 +29,8 @@ def usual(target: ModelShape) -> ModelShape:
     from simulator.costs.shapes import catalogue, read_shape
 
     shapes = (read_shape(name) for name in catalogue())
-    fitting = [s for s in shapes if s.vocabulary == target.vocabulary and SMALLER * s.parameters <= target.parameters]
+    alike = [s for s in shapes if (s.vocabulary, s.kind) == (target.vocabulary, target.kind)]
+    fitting = [s for s in alike if SMALLER * s.parameters <= target.parameters]
     if not fitting:
         raise UserError(f"--method: no small model of {target.name}'s vocabulary is known, expected --draft-model too")
     found = min(fitting, key=lambda s: s.parameters)
@@ -46,5 +47,6 @@ METHOD = Method(
     plan=plan,
     usual=usual,
     waits=False,
+    for_encoders=True,
     engines=Engines({"method": "draft_model"}, "STANDALONE", "Draft_Target", "draft-simple"),
 )

@@ -20,6 +20,7 @@ METHOD = without_weights(
     "ngram",
     plan,
     Engines({"method": "ngram"}, "NGRAM", "NGram", "ngram-simple"),
+    for_encoders=True,
     title="n-gram",
     also=("prompt_lookup",),
     rounds="a search by the host",

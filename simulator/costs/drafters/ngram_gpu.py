@@ -22,6 +22,7 @@ METHOD = without_weights(
     "ngram_gpu",
     plan,
     Engines({"method": "ngram_gpu"}),
+    for_encoders=True,
     title="n-gram on the device",
     rounds="a search",
     reads="its own text",

@@ -83,8 +83,8 @@ class Method:
     around it; is_stack: its file is of layers as models have them. usual: the drafter that a target has, or usually
     gets, where none is named. waits: whether drafts need the target's states. branches: whether engines grow trees of
     its drafts: what is found in a text is one continuation of it, and blocks come as chains. is_within: its weights
-    come with the target's, and are stored as those are. is_weightless: no weights draft in it. engines: what they call
-    it.
+    come with the target's, and are stored as those are. is_weightless: no weights draft in it. for_encoders: whether it
+    drafts for targets with an encoder, too. engines: what they call it.
     """
 
     name: str
@@ -103,6 +103,7 @@ class Method:
     branches: bool = True
     is_within: bool = False
     is_weightless: bool = False
+    for_encoders: bool = False
     engines: Engines = NAMELESS
 
     @property

@@ -21,6 +21,7 @@ METHOD = without_weights(
     "suffix",
     plan,
     Engines({"method": "suffix"}, trtllm="SA"),
+    for_encoders=True,
     title="suffix trees",
     rounds="a walk by the host",
     reads="texts before it",
