@@ -277,6 +277,9 @@ def test_pages_of_strangers_are_refused_whatever_a_folder_says_and_nobody_is_ask
 def page(**query: str):
     """Return the page as Streamlit runs it, without a browser."""
     testing = pytest.importorskip("streamlit.testing.v1")
+    from calibration.explore import page as drawn
+
+    drawn.PAINT_S = drawn.FIRST_PAINT_S = 0.0  # of browsers
     found = testing.AppTest.from_file(str(APP), default_timeout=60)
     for name, value in query.items():
         found.query_params[name.replace("_", "-")] = value
@@ -290,7 +293,7 @@ def address(shown) -> dict[str, str]:
 
 def numbers(shown) -> dict[str, str]:
     """Return the numbers that stand out on a page, by label."""
-    found = "".join(each.proto.body for each in shown.get("html"))
+    found = "".join(each.value for each in shown.markdown)
     return dict(re.findall(r'answer-label">([^<]*)</div><div class="answer-value">([^<]*)<', found))
 
 
@@ -353,7 +356,7 @@ def test_a_page_that_is_new_has_its_numbers_once_and_before_its_controls(monkeyp
     expected = numbers(shown)
     monkeypatch.setattr(controls, "drawn", lambda state: {**all_controls(state), "alpha": "0.9"})
     shown = page(alpha="0.7", more=" ".join(QUICK))
-    assert sum('class="answer-numbers"' in each.proto.body for each in shown.get("html")) == 1
+    assert sum('class="answer-numbers"' in each.value for each in shown.markdown) == 1
     assert numbers(shown) == expected
 
 
