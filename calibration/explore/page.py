@@ -26,7 +26,7 @@ PLAIN = {"displayModeBar": False, "scrollZoom": False}
 STYLE = """<style>
 .stMainBlockContainer { padding-top: 2.5rem; padding-bottom: 2rem; }
 @media (max-width: 768px) { .stMainBlockContainer { padding-top: 4.5rem; } }
-.answer-numbers { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem; }
+.answer-numbers { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
 .answer-number { flex: 1 1 9rem; padding: .8rem 1rem; border: 1px solid rgba(128,128,128,.35); border-radius: .5rem; }
 .answer-label { font-size: .875rem; }
 .answer-value { font-size: 2rem; line-height: 1.4; }
