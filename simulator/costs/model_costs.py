@@ -11,6 +11,7 @@ from simulator.ground.artefacts import UserError
 from .beyond import ERROR_A_DOUBLING, ERROR_OF_FORMAT, ERROR_OF_SHEET, Beyond, beyond_rows, error_beyond
 from .drafters import draft_model
 from .drafters.plan import DraftPass, DraftPlan, Method, Tree, branched, longest_of
+from .encoders import shared_bytes
 from .engine import Engine, side_by_side
 from .formats import Storage
 from .moved import drafting
@@ -379,7 +380,8 @@ class ModelPair:
         placed = self.placed_draft
         target, draft = (m.memory_bytes(self.batch, self.context) for m in (self.placed_target, placed))
         if self.placement == SAME:
-            return (np.asarray(target + draft),)
+            shared = shared_bytes(self.target, self.draft, placed.storage) / placed.devices
+            return (np.asarray(target + draft - shared),)
         # What a drafter borrows of its target has a copy beside it.
         borrowed = self.draft.borrowed_size * placed.storage.plain.bits / 8 / placed.devices
         return target, np.asarray(draft + borrowed)

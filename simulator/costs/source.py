@@ -11,13 +11,11 @@ import numpy as np
 
 from simulator.ground.artefacts import UserError
 
+from .encoders import are_one, crossing
 from .model_costs import ModelPair, Placed
 from .parts import PassParts
 from .step import Floats
 from .work import ModelShape
-
-# Modules of cross attention, which a decoder has of its own.
-CROSSING = "encoder_attn."
 
 
 class SourcePass(NamedTuple):
@@ -52,27 +50,9 @@ def source_passes(models: ModelPair | Placed) -> Iterator[SourcePass]:
     draft = None if isinstance(models, Placed) or not models.has_weights else models.placed_draft
     if draft is None or draft.shape.encoder is None:
         return
-    is_shared = target.shape.encoder is not None and sizes(draft.shape.encoder) == sizes(target.shape.encoder)
+    is_shared = are_one(target.shape, draft.shape)
     shape = crossing(draft.shape.encoder) if is_shared else draft.shape.encoder
     yield SourcePass("draft", replace(draft, shape=shape), draft.shape.source, is_shared)
-
-
-def is_crossing(name: str) -> bool:
-    """Whether a module is of cross attention."""
-    return name.startswith(CROSSING)
-
-
-def sizes(encoder: ModelShape) -> tuple[object, ...]:
-    """Return what tells an encoder from others, whatever decoder is behind it."""
-    own = tuple(m for m in encoder.matrices if not is_crossing(m.parts[0][0]))
-    return encoder.hidden_size, encoder.vectors, own, encoder.attentions[0]
-
-
-def crossing(encoder: ModelShape) -> ModelShape:
-    """Return the part of an encoder's pass that makes keys and values of cross attention."""
-    own = tuple(m for m in encoder.matrices if is_crossing(m.parts[0][0]))
-    made = encoder.attentions[1]
-    return replace(encoder, layers=made.layers, matrices=own, vectors=0, attentions=(made,))
 
 
 def sourced(shape: ModelShape, source: int | None, option: str) -> ModelShape:

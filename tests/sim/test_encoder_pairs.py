@@ -119,3 +119,16 @@ def test_an_encoder_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"architectures is \['T5EncoderModel'\], expected one that decodes"):
         read_shape(alone)
     assert read_shape(file_of(tmp_path, "t5", architectures=["T5ForConditionalGeneration"])).encoder
+
+
+def test_an_encoder_that_both_use_lies_in_memory_once(run, tmp_path: Path) -> None:
+    target = file_of(tmp_path, "whisper")
+    held = []
+    for name, beside in (("same", {}), ("other", {"encoder_ffn_dim": 45})):
+        draft = file_of(tmp_path, "whisper", name, decoder_layers=1, **beside)
+        told = ("simulate", "--target-model", target, "--draft-model", draft, *ON, "--json")
+        held.append(json.loads(answer(run, *told)[1])["models"]["memory"]["bytes_per_device"])
+    encoder = read_shape(target).encoder
+    crossing = sum(m.weights for m in encoder.matrices if m.parts[0][0].startswith("encoder_attn."))
+    # Each of 3 layers of the other has a row more of either matrix, and of a bias.
+    assert held[1] - held[0] == 2 * (encoder.parameters - crossing + 3 * (2 * 48 + 1))
