@@ -36,7 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if find_spec("hypothesis"):  # the GPU suite does without
         from hypothesis import settings
 
-        settings.register_profile("specsim", deadline=None, max_examples=int(os.environ.get("EXAMPLES", "50")), derandomize="CI" in os.environ)
+        settings.register_profile(
+            "specsim", deadline=None, max_examples=int(os.environ.get("EXAMPLES", "50")), derandomize="CI" in os.environ
+        )
         settings.load_profile("specsim")
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
