@@ -124,7 +124,12 @@ def box(text: str, tone: str, role: str, style: str = "") -> str:
 def forecast(state: State, *, has_numbers: bool) -> None:
     """Show the forecast of a state; has_numbers: whether its numbers stand there."""
     given = words(state)
-    found = answered(given)
+    try:
+        found = answered(given)
+    except UserError as error:
+        alert(str(error))
+        same_line(given)
+        return
     document = found.document
     if not has_numbers:
         summary(document)
@@ -145,10 +150,15 @@ def forecast(state: State, *, has_numbers: bool) -> None:
     with right:
         st.subheader("Load curves", anchor=False)
         guarded(lambda: load_curves(state, found))
-    st.subheader("The same on the command line", anchor=False)
-    st.code(line("simulate", (*given, "--why")), language="sh", wrap_lines=True)
+    same_line(given)
     with st.expander("All that it prints"):
         st.code(found.text, language=None)
+
+
+def same_line(given: tuple[str, ...]) -> None:
+    """Show the command line that says the same."""
+    st.subheader("The same on the command line", anchor=False)
+    st.code(line("simulate", (*given, "--why")), language="sh", wrap_lines=True)
 
 
 def summary(document: Any) -> None:

@@ -87,6 +87,7 @@ def test_a_bad_address_is_said_on_the_page() -> None:
     shown = page(draftN="x", foo="1", target_model="lama-9")
     assert not shown.exception
     assert not numbers(shown)
+    assert [code.value for code in shown.code if "--target-model lama-9 " in code.value]
     said = " ".join(str(part.proto) for part in shown.get("html"))
     assert "foo&#x27;: no control of this page" in said.replace("\\", "")
     assert "--draftN: " in said
