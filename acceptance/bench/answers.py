@@ -43,7 +43,8 @@ class Answers:
     """Where answers go, and what is asked.
 
     folder: holds model_answer. name: of the target; with an arm's it names a model. prompts: of each index, all turns.
-    lines: by arm and prompt, the last of each. problems: turns that have no answer, and why.
+    beside: what answers are scored beside, by the source of a prompt, where a task has that. lines: by arm and prompt,
+    the last of each. problems: turns that have no answer, and why.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Answers:
     pair: Pair
     framing: Framing
     prompts: Sequence[Prompt]
+    beside: Mapping[str, str] = field(default_factory=dict)
     lines: dict[tuple[str, int], Line] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -62,10 +64,15 @@ class Answers:
         """Return the file of an arm."""
         return self.folder / "model_answer" / f"{self.model(arm)}.jsonl"
 
+    @property
+    def references(self) -> Path:
+        """The file of what answers are scored beside, as MT-Bench has reference answers."""
+        return self.folder / "reference_answer" / f"{self.model('reference')}.jsonl"
+
     def refuse_others(self, bench: Bench) -> None:
         """Refuse files that are there, before a run begins anew."""
-        for runnable in bench.running:
-            if (path := self.path(runnable.arm.name)).exists():
+        for path in [*(self.path(r.arm.name) for r in bench.running), *([self.references] if self.beside else [])]:
+            if path.exists():
                 raise UserError(f"--answers {path}: exists already (--force overwrites it)")
 
     def begin(self, bench: Bench, done: Collection[str], *, anew: bool) -> None:
@@ -154,14 +161,16 @@ class Answers:
         choices = [c for c in before if c["index"] != run] + [
             {"index": run, "turns": [text.strip() for text in answers]}
         ]
-        self.lines[arm, index] = {
-            "question_id": question,
-            "answer_id": hashlib.sha256(f"{model}/{question}/{answers}".encode()).hexdigest()[:ID_LETTERS],
-            "model_id": model,
-            "choices": sorted(choices, key=lambda c: c["index"]),
-            "tstamp": datetime.fromisoformat(created_utc()).timestamp(),
-        }
+        self.lines[arm, index] = answer_of(question, model, answers, sorted(choices, key=lambda c: c["index"]))
         return as_line(self.lines[arm, index])
+
+    def write_references(self) -> None:
+        """Write what answers are scored beside, a line a question."""
+        make_folder(self.references.parent)
+        said = [(question_id(p), [self.beside[p.source]]) for p in self.prompts if p.source in self.beside]
+        with writing(self.references, "wb", kept=True) as file:
+            for question, turns in said:
+                file.write(as_line(answer_of(question, "reference", turns, [{"index": 0, "turns": turns}])))
 
     def write(self, arm: str) -> None:
         """Write an arm's file anew, a line a question, in their order."""
@@ -175,12 +184,26 @@ class Answers:
         for runnable in bench.running:
             self.write(runnable.arm.name)
         said = [f"answers without a text: {len(self.problems)}, {self.problems[0]}"] if self.problems else []
+        if self.beside:
+            self.write_references()
+            said.append(f"wrote what they are scored beside to {self.references}")
         return [*said, f"wrote answers of {len(bench.running)} models to {self.folder / 'model_answer'}"]
 
 
 def question_id(prompt: Prompt) -> int | str:
     """Return a question's own id, a number where it is one."""
     return int(prompt.source) if prompt.source.isdecimal() else prompt.source
+
+
+def answer_of(question: int | str, model: str, answers: list[str], choices: list[Any]) -> Line:
+    """Return a model's answers to a question as FastChat writes them."""
+    return {
+        "question_id": question,
+        "answer_id": hashlib.sha256(f"{model}/{question}/{answers}".encode()).hexdigest()[:ID_LETTERS],
+        "model_id": model,
+        "choices": choices,
+        "tstamp": datetime.fromisoformat(created_utc()).timestamp(),
+    }
 
 
 def as_line(line: Line) -> bytes:

@@ -87,7 +87,7 @@ def prepare(options: DecodeOptions, presets: Presets | None) -> tuple[Bench, dic
     if options.answers:
         name = Path(options.target.partition("@")[0]).name
         answers = Answers(folder=options.answers, name=name, pair=pair, framing=framing, prompts=asked_of(planned))
-        bench = replace(bench, answers=answers)
+        bench = replace(bench, answers=replace(answers, beside=items.beside))
     parameters = described(options, placement, pair, planned, models, chosen)
     parameters |= {"draft_temperature": draft_rule.temperature}
     # A pipe is empty once it is read: items_sha256 tells what came of it.

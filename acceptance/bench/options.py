@@ -11,6 +11,7 @@ from acceptance.models.rule import SamplingRule, rules_of_pair
 from acceptance.results.settings import KNOBS, LOOP, option_of
 from acceptance.text.prompts import check_at_least_one
 from simulator.ground.artefacts import UserError
+from simulator.ground.names import nearest
 
 from .placement import Gpu, by_kind
 
@@ -24,7 +25,7 @@ OF_TASKS = {
     "language": (ASR,),
     "speech_task": (ASR,),
 }
-TEXT_ALONE = ("use_chat_template", "system_prompt", "answers")
+TEXT_ALONE = ("use_chat_template", "system_prompt")
 # As many as no machine has: a kind of placement is judged by its spelling alone.
 PLENTY = tuple(Gpu(index=i, free_bytes=0) for i in range(1024))
 
@@ -118,6 +119,8 @@ class DecodeOptions:
         if self.task in WANTED and self.dataset == BUNDLED:
             raise UserError(f"--task {self.task}: --prompts is not given, expected {WANTED[self.task]}")
         if self.task not in WANTED and self.task is not None and self.dataset != BUNDLED:
+            if self.task != BUNDLED and not Path(self.task).exists():
+                raise UserError(f"--task {self.task}: no such task, nearest: {', '.join(nearest(self.task, WANTED))}")
             raise UserError("--task: stands in place of --prompts, expected one of them")
         for name, tasks in OF_TASKS.items():
             if getattr(self, name) is not None and self.task not in tasks:

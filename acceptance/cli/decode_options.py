@@ -128,7 +128,8 @@ OUTPUT_OPTIONS = stacked(
         "--answers",
         type=FILE,
         metavar="DIR",
-        help="Save what each arm answers in DIR/model_answer as MT-Bench's judges read it; later turns are not timed.",
+        help="Save what each arm answers in DIR/model_answer as MT-Bench's judges read it, and what that is scored "
+        "beside in DIR/reference_answer; later turns are not timed.",
     ),
     option("--dry-run", is_flag=True, help="Time one short warm-up a method, say what the run would take, end."),
     option("--plot", type=FILE, help="Picture, .png or .svg: speedup, rounds against their cost, latency."),

@@ -103,7 +103,7 @@ def first_tokens(model: Model, name: str, language: str | None, speech_task: str
         own = "" if getattr(config, "is_multilingual", None) is None else "en"
         for option, value, known in ((LANGUAGE, language, own), (SPEECH_TASK, speech_task, "transcribe")):
             if value is not None and language_code(value) != known:
-                raise UserError(f"{option}: {name} knows one language and no other task, expected none")
+                raise UserError(f"{option}: {name} knows one language and no other task, expected {known or 'none'}")
         return without_times(config, model.first), own
     said = language or getattr(config, "language", None)
     task = speech_task or getattr(config, "task", None)

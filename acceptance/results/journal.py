@@ -209,13 +209,20 @@ class Journal:
         self.close()
 
 
+# What hashes in a header are of.
+CHANGED = {
+    "items_sha256": "prompts changed, or the sound or transcripts that they stand for",
+    "dataset_sha256": "the file of prompts changed",
+}
+
+
 def first_difference(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     """Say in which parameter two runs differ; empty where in none."""
     derived = "config_sha256"
     keys = [*now, *sorted(before.keys() - now.keys())]
     for key in sorted(keys, key=lambda key: key.endswith("sha256")):  # what was said before what follows of it
         if key != derived and (told := difference(key, now.get(key), before.get(key))):
-            return told
+            return f"{CHANGED[key]} ({told})" if key in CHANGED else told
     return ""
 
 

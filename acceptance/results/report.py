@@ -209,7 +209,7 @@ def heading(parameters: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
     plain = next((s for s in summaries if s["algorithm"] == BASELINE), None)
     rule = f"temperature {parameters['temperature']:g}" if parameters["temperature"] else "greedy"
     words = [
-        f"{parameters['prompt_count']} prompts",
+        f"{parameters['prompt_count']} prompt{'s' if parameters['prompt_count'] > 1 else ''}",
         f"{parameters['runs']} run{'s' if parameters['runs'] > 1 else ''}",
         f"up to {parameters['max_new_tokens']} tokens",
         rule,
@@ -284,9 +284,12 @@ def cut_notes(records: Sequence[Mapping[str, Any]], most: int) -> list[str]:
     cut = sum(r["generated_tokens"] >= most for r in plain)
     if not cut:
         return []
-    return [
-        f"{cut} of {len(plain)} texts are as long as --max-new-tokens {most} lets them: what is cut off is an error"
-    ]
+    are = (
+        "texts are as long as --max-new-tokens {} lets them"
+        if len(plain) > 1
+        else "text is as long as --max-new-tokens {} lets it"
+    )
+    return [f"{cut} of {len(plain)} {are.format(most)}: what is cut off is an error"]
 
 
 def energy_text(summaries: Sequence[Summary]) -> str:

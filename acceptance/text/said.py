@@ -17,13 +17,13 @@ BODY = ("messages", "prompt", "input")
 GOES_ON = ("input", "context")
 
 
-def key_of(record: Field, keys: tuple[str, ...]) -> str:
-    """Return the first of some keys that a record gives."""
+def key_of(record: Field, keys: tuple[str, ...], what: str = "prompt") -> str:
+    """Return the first of some keys that a record gives; what: stands under it."""
     key = next((k for k in keys if record[k].is_given), None)
     if key is None:
         if len(keys) < 4:
             raise BadRecord(f"no {' or '.join(keys)}")
-        raise BadRecord(f"no prompt under its keys {shortened(list(record.value), 60)}")
+        raise BadRecord(f"no {what} under its keys {shortened(list(record.value), 60)}")
     return key
 
 

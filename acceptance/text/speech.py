@@ -144,7 +144,7 @@ def load_manifest(path: Path, dataset: str, column: str | None, reference: str |
 
     def read(item: object, where: str) -> Utterance:
         record = in_known_case(in_known_case(opened.parse(item), sounds), transcripts)
-        key = key_of(record, sounds)
+        key = key_of(record, sounds, "sound")
         said = next((k for k in transcripts if record[k].is_given), None)
         if reference is not None and said is None:
             raise BadRecord(f"no {reference}")

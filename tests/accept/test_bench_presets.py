@@ -215,7 +215,7 @@ def test_names_become_arms_each_once_behind_the_baseline() -> None:
     for names, expected in several:
         assert [arm.name for arm in arms_of(DecodeOptions(method=names), None)] == expected
     for names in ("", "speculativ", "baseline,"):
-        with pytest.raises(UserError, match=r"^--method: '.*' is not allowed, expected one of 19, nearest: "):
+        with pytest.raises(UserError, match=r"^--method: '.*' is not allowed, expected one of 20, nearest: "):
             arms_of(DecodeOptions(method=names), None)
 
 

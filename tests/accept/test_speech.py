@@ -77,6 +77,11 @@ def prompts(folders: dict[str, Path], pair: Pair) -> list[Begun]:
     return [Begun(pair.target.first, pair.ear.features(u.sound.samples(pair.ear.rate))) for u in found]
 
 
+def pair_of(folders: dict[str, Path]) -> tuple[object, ...]:
+    named = {"--target": folders["target"], "--draft": folders["draft"], "--prompts": folders["speech"]}
+    return *(word for option in named.items() for word in option), "--device", "cpu"
+
+
 def written(pair: Pair, prompt: Begun, **how: Any) -> list[int]:
     """What Whisper's own `generate` writes, which begins and bars tokens by its generation config; without the end."""
     return pair.target.module.generate(prompt.source[None], max_new_tokens=BUDGET, **how)[0].tolist()
@@ -154,7 +159,7 @@ def test_an_english_model_is_told_nothing(folders: dict[str, Path]) -> None:
     loaded = load_pair(place, place, device="cpu", dtype="float32")
     found = hearing(loaded, place, None, None)
     assert (found.target.first, found.ear.language) == ((START, NO_TIMES), "en")
-    with pytest.raises(UserError, match=r"--language: --target .* knows one language"):
+    with pytest.raises(UserError, match=r"--language: --target .* knows one language and no other task, expected en$"):
         hearing(loaded, place, "de", None)
     assert hearing(loaded, place, "English", "transcribe").target == found.target
 
@@ -184,19 +189,26 @@ def test_word_errors_are_those_of_their_definition() -> None:
 
 
 def test_a_run_tells_word_errors_beside_speed(run: Run, folders: dict[str, Path], tmp_path: Path) -> None:
-    words = (
-        "--target",
-        folders["target"],
-        "--draft",
-        folders["draft"],
-        "--device",
-        "cpu",
-        "--prompts",
-        folders["speech"],
-    )
+    words = pair_of(folders)
     words += "--max-new-tokens", BUDGET, "--task", "asr"
-    done = run("bench-decode", *words, "--language", "en", "--method", "speculative,topk", "--batch-size", 2)
+    done = run(
+        "bench-decode",
+        *words,
+        "--language",
+        "en",
+        "--method",
+        "speculative,topk",
+        "--batch-size",
+        2,
+        "--answers",
+        "said",
+    )
     assert done.returncode == 0, done.stderr
+    lines = [(tmp_path / "said" / name).read_text().splitlines() for name in
+             ("model_answer/target-baseline.jsonl", "reference_answer/target-reference.jsonl")]  # fmt: skip
+    told = [{line["question_id"]: line["choices"][0]["turns"][0] for line in map(json.loads, each)} for each in lines]
+    assert list(told[1].values()) == SAID
+    assert told[0].keys() == told[1].keys()
     shown = done.stdout.partition("beside references")[2].partition("\n\n")[0]
     rows = {line.split()[0]: line for line in shown.splitlines()[1:]}
     assert rows["speculative"].endswith("no difference")
@@ -217,6 +229,8 @@ def test_a_run_tells_word_errors_beside_speed(run: Run, folders: dict[str, Path]
     plain = [r for r in records if r["method"] == "baseline"]
     assert ["text_scores" in r for r in plain] == [True, True, False, True], "nobody speaks in the third"
     parts = [r["text_scores"]["wer"] for r in plain if "text_scores" in r]
+    again = word_errors(SAID, lambda prompt, _: list(told[0].values())[prompt], normaliser(None, "en")[1])
+    assert [p["sum"] for p in parts] == [again(i, [1])["wer"]["sum"] for i in (0, 1, 3)]
     assert sum(p["of"] for p in parts) == 2 * (2 + 3 + 4), "to the normaliser w3 is two words"
     longest = max(r["generated_tokens"] for r in plain if "text_scores" in r)
     assert f" of 3 texts are as long as --max-new-tokens {longest} lets them" in cut_notes(records, longest)[0]
@@ -226,17 +240,17 @@ def test_a_run_tells_word_errors_beside_speed(run: Run, folders: dict[str, Path]
     assert [round(r["sound_s"], 2) for r in plain] == [0.3, 0.45, 0.6, 0.75]
 
 
+def test_a_run_does_not_go_on_with_other_sound(run: Run, folders: dict[str, Path], tmp_path: Path) -> None:
+    words = *pair_of(folders | {"speech": tmp_path / "s"}), "--task", "asr", "--language", "en", "--max-new-tokens", 2
+    for pitch in (440, 700):
+        save_sound(tmp_path / "s" / "a.wav", pitch=pitch)
+        done = run("bench-decode", *words, "--method", "baseline")
+        assert pitch == 700 or "1 prompt, 1 run" in done.stdout
+    assert "prompts changed, or the sound or transcripts that they stand for (items_sha256 is" in done.stderr
+
+
 def test_samplers_decide_on_what_is_heard_too(run: Run, folders: dict[str, Path], tmp_path: Path) -> None:
-    heard = (
-        "--target",
-        folders["target"],
-        "--draft",
-        folders["draft"],
-        "--device",
-        "cpu",
-        "--prompts",
-        folders["speech"],
-    )
+    heard = pair_of(folders)
     words = *heard, "--max-new-tokens", BUDGET, "--task", "asr", "--language", "en", "--max-prompts", 1
     told = "--method", "speculative", "--sampler", "exact,transformers", "--temperature", 1
     done = run("bench-decode", *words, *told, "--trace-out", "trace.json")
@@ -263,7 +277,8 @@ def test_what_does_not_go_with_speech_is_refused_in_a_line(
         user_error(
             run(command, *spoken), "--task asr: --target bundled is a decoder alone, expected a model that hears"
         )
-    user_error(run("bench-decode", *heard, "--answers", "a"), "--answers: is for prompts of text, expected --task asr")
+    mistyped = ["asrr" if word == "asr" else word for word in heard]
+    user_error(run("bench-decode", *mistyped), "--task asrr: no such task, nearest: asr")
     user_error(run("bench-decode", *heard, "--template", "{text}"), "--template: is read by --task summarize alone")
     # A path that two options share is of the one that names more of it.
     target, sound = folders["target"], next(folders["speech"].rglob("*.flac"))
@@ -291,16 +306,7 @@ def test_a_trace_holds_what_generate_writes_and_the_loop_agrees(
     prompts: list[Begun],
     tmp_path: Path,
 ) -> None:
-    words = (
-        "--target",
-        folders["target"],
-        "--draft",
-        folders["draft"],
-        "--device",
-        "cpu",
-        "--prompts",
-        folders["speech"],
-    )
+    words = pair_of(folders)
     words += "--max-new-tokens", BUDGET, "--task", "asr", "--language", "en", "--check-loop", 4, "--json"
     done = run("measure-acceptance", *words)
     assert done.returncode == 0, done.stderr

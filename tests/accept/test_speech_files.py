@@ -210,7 +210,7 @@ def test_what_holds_no_speech_is_refused_in_a_line(tmp_path: Path) -> None:
         (tmp_path / "cv", {}, "holds 2 tables (dev.tsv, test.tsv), expected one of them"),
         (tmp_path / "nothing", {}, "holds no sound, expected flac, wav, mp3 or ogg with"),
         (tmp_path / "not there", {}, "no such file or folder"),
-        (plain, {}, "line 1: no prompt under its keys"),
+        (plain, {}, "line 1: no sound under its keys"),
         (tmp_path / "cv" / "test.tsv", {"column": "wave"}, "--column 'wave' is no column of this TSV"),
         (tmp_path / "cv" / "test.tsv", {"reference": "words"}, "no words"),
     ):
