@@ -16,7 +16,7 @@ from simulator.ground.version import VERSION
 
 from . import controls, figures, files
 from .asking import Answer, answered, told_of
-from .state import CLIENTS, FILE, State, as_length, asked, line, words
+from .state import BATCH, CLIENTS, FILE, State, as_length, asked, line, words
 from .views import SURFACES, curves
 
 # What a browser is given to paint numbers before pictures, which it takes longer for; of a new page it loads them too.
@@ -30,6 +30,7 @@ STYLE = """<style>
 .answer-number { flex: 1 1 9rem; padding: .8rem 1rem; border: 1px solid rgba(128,128,128,.35); border-radius: .5rem; }
 .answer-label { font-size: .875rem; }
 .answer-value { font-size: 2rem; line-height: 1.4; }
+.answer-of { margin-top: .5rem; }
 .answer-beside { font-size: .875rem; opacity: .7; }
 </style>"""
 TONES = {"pays": "46,160,107", "pays if": "46,160,107", "does not pay": "214,69,65", "does not pay if": "214,69,65"}
@@ -169,6 +170,10 @@ def summary(document: Any) -> None:
     headline = box(document["headline"], TONES.get(answer, OPEN), "note", "font-size:1.3rem;font-weight:600")
     told = served_metrics(document) if document["kind"] == "load" else batch_metrics(document)
     # Not by st.html, for which a browser loads more first.
+    parameters = document["parameters"]
+    load = ", ".join(f"{name} {parameters[name]}" for name in (*CLIENTS, *BATCH) if parameters.get(name) is not None)
+    of = f"{parameters['target_model']} on {parameters['tp']} x {parameters['profile']}, {parameters['method']}, {load}"
+    headline += f'<div class="answer-of">{html.escape(of)}</div>'
     inside = f'{headline}<div class="answer-numbers">{"".join(block(*each) for each in told)}</div>'
     st.markdown(inside, unsafe_allow_html=True)
 

@@ -79,6 +79,7 @@ def test_an_address_alone_shows_what_it_says(name: str) -> None:
     state = made(name)
     shown = page(**state)
     assert not shown.exception
+    assert any(f"{state['target-model']} on {state.get('tp', 1)} x h100-sxm, " in each.value for each in shown.markdown)
     assert line("simulate", (*words(state), "--why")) in [code.value for code in shown.code]
     assert address(shown) == dict(state)
 
