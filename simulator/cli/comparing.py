@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.costs.parameters import BY_NAME, LOAD_NAMES, DeviceOptions, Load, key_of
+from simulator.costs.parameters import BY_NAME, DeviceOptions, Load, key_of
 from simulator.ground.artefacts import UserError, envelope, to_json
 from simulator.ground.command import wrapped
 
@@ -63,7 +63,7 @@ def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
     where = f"{options.device.target_model or pair.target.name} on {pair.profile.name} ({pair.profile.status})"
     heading = f"{where}, context {int(np.max(pair.context)):,}"
     if options.load:
-        heading = "{}, clients with {:,} tokens in and {:,} out".format(where, *(load_of(options, wanted) or ())[1:])
+        heading = "{}, clients with {:,} tokens in and {:,} out".format(where, *(found[0].load or ())[1:])
     if wanted.plot:
         save_figure(wanted.plot, draw_comparison(comparison, heading))
     notes = [*ends_of(comparison, wanted.draft_lengths), *chains_of(comparison, options.device.topk)]
@@ -84,10 +84,10 @@ def compare_methods(options: SharedOptions, wanted: ComparisonOptions) -> None:
         click.echo(f"wrote {wanted.plot}")
 
 
-def load_of(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[Load, int, int] | None":
+def load_of(pricing: "Pricing", wanted: ComparisonOptions) -> "tuple[Load, int, int] | None":
     """Return the load that is served, with the tokens of a prompt and of an answer."""
-    isl, osl = (int(wanted.stated.get(name, BY_NAME[name].default)) for name in LOAD_NAMES)
-    return options.load and (options.load, isl, osl)
+    point = pricing.point(wanted.stated)
+    return pricing.load and (pricing.load, int(point.isl), int(point.osl))
 
 
 def ends_of(comparison: "Comparison", draft_lengths: tuple[int, ...] | None) -> list[str]:
@@ -203,7 +203,7 @@ def contenders(options: SharedOptions, wanted: ComparisonOptions) -> "tuple[tupl
             alpha = float(wanted.stated.get("alpha", BY_NAME["alpha"].default))
             stated = wanted.acceptance.get(method.name)
             acceptance, source = acceptance_of(options, pricing.models, alpha, stated, is_own=method == own)
-            pair, load = priced(with_drafted(pricing, acceptance), wanted), load_of(options, wanted)
+            pair, load = priced(with_drafted(pricing, acceptance), wanted), load_of(pricing, wanted)
             found.append(Contender(pair=pair, acceptance=acceptance, source=source, load=load))
         except UserError as error:
             is_named = method == own or method.name in wanted.acceptance

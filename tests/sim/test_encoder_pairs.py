@@ -83,6 +83,8 @@ def test_a_comparison_has_what_can_draft_beside_an_encoder_and_says_the_rest_onc
     draft = file_of(tmp_path, "whisper", "small", decoder_layers=1)
     out = answer(run, "simulate", *told, "--draft-model", draft, "--json")[1]
     assert {m["method"] for m in json.loads(out)["methods"]} == {"draft_model", "ngram", "ngram_gpu", "suffix"}
+    # Under a load the decoder begins with one token, as in `simulate` of one method.
+    assert "clients with 1 tokens in and 256 out" in answer(run, "simulate", *told, "--concurrency", "2")[1]
 
 
 def test_a_stated_context_beyond_the_model_is_said_once_in_a_comparison(run) -> None:
