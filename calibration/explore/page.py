@@ -34,7 +34,7 @@ STYLE = """<style>
 .answer-beside { font-size: .875rem; opacity: .7; }
 </style>"""
 TONES = {"pays": "46,160,107", "pays if": "46,160,107", "does not pay": "214,69,65", "does not pay if": "214,69,65"}
-OPEN = "201,148,20"
+OPEN, NO_ROOM = "201,148,20", "does not fit"
 
 
 def show() -> None:
@@ -167,7 +167,8 @@ def summary(document: Any) -> None:
     st.session_state["drawn"] = True
     verdict = document["verdict"]
     answer = verdict["answer"] if isinstance(verdict, dict) else str(verdict)
-    headline = box(document["headline"], TONES.get(answer, OPEN), "note", "font-size:1.3rem;font-weight:600")
+    remedy = " ".join(("", *document.get("notes", ()))) if answer == NO_ROOM else ""
+    headline = box(document["headline"] + remedy, TONES.get(answer, OPEN), "note", "font-size:1.3rem;font-weight:600")
     told = served_metrics(document) if document["kind"] == "load" else batch_metrics(document)
     # Not by st.html, for which a browser loads more first.
     parameters = document["parameters"]
@@ -231,7 +232,9 @@ def between(ends: Any, unit: str) -> str | None:
 
 def rounds(found: Answer) -> None:
     """Show what rounds spend, or requests."""
-    if found.spans:
+    if found.document["verdict"].get("answer") == NO_ROOM:
+        st.caption("Nothing runs that does not fit.")
+    elif found.spans:
         draw(figures.timeline(found), "timeline")
         st.caption("The first rounds of the first run; every draft pass is a bar of its own, +N are committed tokens.")
     elif found.document["kind"] != "load" and found.reasons:

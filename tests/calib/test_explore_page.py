@@ -155,3 +155,10 @@ def test_what_curves_show_changes_with_what_is_decoded() -> None:
     assert not shown.exception
     assert "first token" not in shown.radio(key="measure").options
     assert sum(code.value.startswith("sweep ") for code in shown.code) == 2
+
+
+def test_what_does_not_fit_says_what_would_and_draws_no_rounds() -> None:
+    shown = page(target_model="llama-3.1-70b", draft_model="llama-3.2-1b", profile="rtx-4090", alpha="0.7")
+    assert not shown.exception
+    assert any("Does not fit" in each.value and "It would with --tp 8." in each.value for each in shown.markdown)
+    assert "Nothing runs that does not fit." in [each.value for each in shown.caption]
