@@ -12,7 +12,7 @@ GAIN = "closed_form_speedup"
 BELOW = ("#2d004b", "#542788", "#8073ac", "#b2abd2", "#d8daeb")
 COLOURS = (*BELOW, "#f7f7f7", "#fee0b6", "#fdb863", "#e08214", "#b35806", "#7f3b08")
 LEAST, MOST = 1 / 3, 3.0
-TICKS, TICK_TEXTS = [LEAST, 1.0, 2.0, MOST], ["⅓x", "1x", "2x", "3x"]
+TICKS, TICK_TEXTS = [LEAST, 1.0, 2.0, MOST], ["≤ ⅓x", "1x", "2x", "≥ 3x"]
 # Readable on light and dark.
 INK, POINT, GREY = "#16181d", "#19c3b2", "#7f8792"
 PHASES = {
@@ -37,6 +37,7 @@ MEASURES = {
     "first token": ("speculative_first_token_ms", "baseline_first_token_ms", "first token, ms"),
     "tokens a second": ("speculative_tokens_per_s", "baseline_tokens_per_s", "tokens a second"),
 }
+NOTHING_FITS = "None of it fits into memory."
 CLOSED = "closed_form_speculative_ms_per_token"
 
 
@@ -58,6 +59,12 @@ def shown(view: View, values: Sequence[float]) -> list[float | None]:
     """Return values where models fit."""
     fits = view.columns.get("fits") or [1] * len(values)
     return [v if fit and v == v else None for v, fit in zip(values, fits, strict=True)]
+
+
+def fitting(view: View) -> str:
+    """Return what to say of a sweep of which something does not fit into memory; nothing where all does."""
+    fits = view.columns.get("fits") or [1]
+    return "" if all(fits) else "What is not drawn does not fit into memory." if any(fits) else NOTHING_FITS
 
 
 def surface(view: View, x: float | None, draft_length: int | None) -> Figure:

@@ -17,7 +17,7 @@ from simulator.ground.version import VERSION
 from . import controls, figures, files
 from .asking import Answer, answered, told_of
 from .state import BATCH, CLIENTS, FILE, State, as_length, asked, line, words
-from .views import SURFACES, curves
+from .views import SURFACES, View, curves
 
 # What a browser is given to paint numbers before pictures, which it takes longer for; of a new page it loads them too.
 PAINT_S, FIRST_PAINT_S = 0.05, 0.6
@@ -31,7 +31,8 @@ STYLE = """<style>
 .answer-label { font-size: .875rem; }
 .answer-value { font-size: 2rem; line-height: 1.4; }
 .answer-of { margin-top: .5rem; }
-.answer-beside { font-size: .875rem; opacity: .7; }
+.answer-beside { font-size: .875rem; opacity: .8; }
+[data-testid=stCaptionContainer], [data-testid=stCaptionContainer] p { color: inherit; opacity: .9; }
 </style>"""
 TONES = {"pays": "46,160,107", "pays if": "46,160,107", "does not pay": "214,69,65", "does not pay if": "214,69,65"}
 OPEN, NO_ROOM = "201,148,20", "does not fit"
@@ -261,7 +262,7 @@ def surface(state: State, found: Answer) -> None:
     parameters = found.document["parameters"]
     alpha = found.document.get("alpha_iid", parameters.get("alpha"))
     x = alpha if view.x == "alpha" else parameters.get(view.x)
-    draw(figures.surface(view, x, parameters.get("draftN")), "surface")
+    of_view(view, lambda: figures.surface(view, x, parameters.get("draftN")), "surface")
     if over == "acceptance":
         st.caption("By an i.i.d. rate α; what was measured stands at the rate that gives as many tokens a round.")
     st.code(view.line, language="sh", wrap_lines=True)
@@ -275,11 +276,20 @@ def longest(found: Answer) -> int:
 
 def load_curves(state: State, found: Answer) -> None:
     """Show what it comes to over the load."""
-    view = curves(state, longest(found))
+    view = curves(state, longest(found), found.document["verdict"].get("best_draft_length"))
     known = figures.measures(view)
     measure = st.radio("What", known, key="measure", horizontal=True)
-    draw(figures.load_curves(view, str(measure), as_length(state["draftN"])), "curves")
+    of_view(view, lambda: figures.load_curves(view, str(measure), as_length(state["draftN"])), "curves")
     st.code(view.line, language="sh", wrap_lines=True)
+
+
+def of_view(view: View, figure: Callable[[], figures.Figure], key: str) -> None:
+    """Draw what a sweep found, and say what of it does not fit."""
+    unfit = figures.fitting(view)
+    if unfit != figures.NOTHING_FITS:
+        draw(figure(), key)
+    if unfit:
+        st.caption(unfit)
 
 
 def draw(figure: figures.Figure, key: str) -> None:

@@ -60,9 +60,9 @@ SURFACES: dict[str, Callable[[State, int, int | None], View]] = {
 }
 
 
-def curves(state: State, longest: int) -> View:
-    """Sweep the load at a few draft lengths, that of the page among them."""
-    few = {k for k in FEW_LENGTHS if k <= longest} | ({as_length(state["draftN"]) or 1})
+def curves(state: State, longest: int, best: int | None = None) -> View:
+    """Sweep the load at a few draft lengths, that of the page and the best among them."""
+    few = {k for k in FEW_LENGTHS if k <= longest} | {as_length(state["draftN"]) or 1, best or 1}
     return over(state, CLIENTS[0] if CLIENTS[0] in state else BATCH[0], LOADS, ",".join(map(str, sorted(few))))
 
 

@@ -88,6 +88,7 @@ def test_pictures_have_the_numbers_of_the_sweeps_that_they_name(
         table = pd.read_csv(tmp_path / "t.csv")
         for column in (view.x, view.y, figures.GAIN):
             np.testing.assert_allclose(table[column], view.columns[column], rtol=1e-12)
+    assert set(views.curves(state, 3, best=2).columns[view.y]) == set(view.columns[view.y]) | {2}
     drawn = figures.surface(view, 16.0, 3)["data"]
     assert len(drawn[0]["z"]) == len(set(view.columns[view.y]))
 

@@ -161,4 +161,7 @@ def test_what_does_not_fit_says_what_would_and_draws_no_rounds() -> None:
     shown = page(target_model="llama-3.1-70b", draft_model="llama-3.2-1b", profile="rtx-4090", alpha="0.7")
     assert not shown.exception
     assert any("Does not fit" in each.value and "It would with --tp 8." in each.value for each in shown.markdown)
-    assert "Nothing runs that does not fit." in [each.value for each in shown.caption]
+    told = [each.value for each in shown.caption]
+    assert "Nothing runs that does not fit." in told
+    # Neither of the two pictures is drawn.
+    assert told.count("None of it fits into memory.") == 2
