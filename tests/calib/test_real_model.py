@@ -28,6 +28,19 @@ def gain_of(method: str) -> float:
     return seconds[0] / seconds[1]
 
 
+def test_the_page_says_what_an_eagle_head_gained_and_what_its_parts_forecast(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "gemma-3-270m").mkdir()
+    (tmp_path / "gemma-3-270m" / "config.json").write_bytes((FILES / "target.json").read_bytes())
+    (tmp_path / "eagle.jsonl.xz").write_bytes((FILES / "eagle.jsonl.xz").read_bytes())
+    done = run("validate", "eagle.jsonl.xz", "--methods")
+    assert done.returncode == 0, done.stderr
+    told = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("gemma-3-270m  eagle")]
+    said = [line.split() for line in DOCS.read_text().splitlines() if line.startswith("eagle   ")]
+    # The table of the command has tokens a round behind K, that of the page the error from other prompts at the end.
+    assert [[*row[:2], *row[3:]] for row in told] == [row[:-1] for row in said]
+    assert len(told) == 3
+
+
 @pytest.mark.parametrize(("method", "k"), [("anpd", 4), ("prompt-lookup", 4), ("prompt-lookup", 8), ("suffix", 8)])
 def test_the_page_says_what_was_measured_and_what_is_forecast(method: str, k: int, run: Run) -> None:
     words = next(line for line in DOCS.read_text().splitlines() if line.split()[:2] == [method, str(k)]).split()
