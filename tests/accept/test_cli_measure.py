@@ -101,7 +101,7 @@ BAD_OPTIONS = [
     (("--draft-cost", "-1"), "--draft-cost"),
     (("--draft-cost", "nan"), "--draft-cost: nan is not allowed, expected a number from 0 to 1000"),
     (("--q-kind", "sampled"), "--q-kind: sampled, but the draft is greedy"),
-    (("nonsense",), "nonsense: no such command, nearest: import"),
+    (("nonsense",), "nonsense: no such command, nearest: replay, import"),
     (("import", "x", "--from", "sglang"), "not used with import: give options behind it"),
 ]
 

@@ -180,7 +180,7 @@ def test_tokens_that_heads_never_say_are_not_lost(name: str, monkeypatch: pytest
 
     # The negative control: laws over the draft vocabulary are taken for laws of the first tokens there are.
     @instead_of(monkeypatch, heads.Voice, "widened")
-    def widened(right, voice, found):  # type: ignore[no-untyped-def]
+    def widened(right, voice, found, never):  # type: ignore[no-untyped-def]
         return laws.widened(found.log(), voice.target.vocabulary).exp()
 
     assert fit(name, FREE, part=0.3, said=[3, 1]) < LEVEL / 2

@@ -47,6 +47,7 @@ def play(
 
     def call(name: str, *arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.syspath_prepend(EXAMPLES)  # as `python FILE` has it
         monkeypatch.setattr(subprocess, "run", start_here)
         try:
             runpy.run_path(str(EXAMPLES / name), run_name="__main__")
