@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
+from threading import Event, Thread
 from typing import Any
 
 from simulator.ground.artefacts import UserError
@@ -20,6 +21,8 @@ DASK = Dependency("distributed", "a cluster", "cluster")
 ANSWERS_S, WORKS_S = 10.0, 30.0
 # How often a run is begun anew that lost its workers: Dask itself gives it to four, one after another.
 AGAIN = 3
+# How often it is looked whether the scheduler is there: of a run begun as it goes, Dask tells nothing.
+LOOKS_S = 1.0
 
 
 class LostCluster(UserError):
@@ -43,6 +46,7 @@ def on_cluster(address: str, scene: Scene) -> Iterator[tuple[Callable[[Task], Fu
     except (OSError, ValueError) as error:
         logging.disable(logging.NOTSET)
         raise UserError(f"{option}: no scheduler answers ({type(error).__name__}), expected `dask scheduler`") from None
+    ended = Event()
     try:
         with suppress(TimeoutError):
             client.wait_for_workers(1, timeout=WORKS_S)
@@ -52,16 +56,36 @@ def on_cluster(address: str, scene: Scene) -> Iterator[tuple[Callable[[Task], Fu
         # As a task, whose outcome is made anew where the worker that had it is lost.
         shared, crew = client.submit(pickle.loads, pickle.dumps(scene), pure=False), client.get_executor(pure=False)
 
+        unsettled = set[Future[Figures]]()
+        Thread(target=watch, args=(client, unsettled, ended, option), daemon=True).start()
+
         def submit(task: Task) -> Future[Figures]:
             found = Future[Figures]()
+            unsettled.add(found)
+            found.add_done_callback(unsettled.discard)
             begin(crew, shared, task, found, option, AGAIN)
             return found
 
         yield submit, workers
     finally:
+        ended.set()
         with suppress(Exception):  # one that is lost cannot be told
             client.close(timeout=1)
         logging.disable(logging.NOTSET)
+
+
+def watch(client: Any, unsettled: set[Future[Figures]], ended: Event, option: str) -> None:
+    """Settle what a lost scheduler leaves open."""
+    while not ended.wait(LOOKS_S):
+        if client.status != "running":
+            for found in tuple(unsettled):
+                with suppress(InvalidStateError):
+                    found.set_exception(lost(option))
+
+
+def lost(option: str) -> LostCluster:
+    """Say that the scheduler is lost."""
+    return LostCluster(f"{option}: the scheduler was lost, expected it to answer to the end")
 
 
 def begin(crew: Any, shared: Any, task: Task, found: Future[Figures], option: str, left: int) -> None:
@@ -71,8 +95,7 @@ def begin(crew: Any, shared: Any, task: Task, found: Future[Figures], option: st
     def settle(done: Future[Figures]) -> None:
         with suppress(InvalidStateError):  # it is not wanted any more
             if done.cancelled():
-                said = f"{option}: the scheduler was lost, expected it to answer to the end"
-                found.set_exception(LostCluster(said))
+                found.set_exception(lost(option))
             elif (error := done.exception()) is None:
                 found.set_result(done.result())
             elif isinstance(error, KilledWorker) and left:
