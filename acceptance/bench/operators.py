@@ -1,5 +1,6 @@
 """PyTorch's own profile of a decoding: every operator and kernel; `clock` keeps the timeline of phases."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def write_operators(bench: Bench, path: Path) -> list[str]:
     batch = batches(len(bench.prompts), bench.settings.batch_size)[0]
     few = min(WARM_UP_TOKENS, bench.settings.max_new_tokens)
     warm_up(bench, {(r.arm.name, len(batch)) for r in bench.running})
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it says on stderr when it starts and stops
     failed = []
     with no_captures(), profile() as watched:
         for r in bench.running:

@@ -148,7 +148,7 @@ def text_of(rows: Sequence[Row], outputs: "Sequence[Output]", notes: Sequence[st
     count = sum(len(o.tokens) for o in outputs)
     first = (
         f"{best.method} commits most, {best.tokens_per_step.value:.2f} tokens a step at K = {best.k}: "
-        f"{len(outputs)} texts of {count:,} tokens replayed, no model ran."
+        f"{len(outputs)} text{'s' * (len(outputs) != 1)} of {count:,} tokens replayed, no model ran."
     )
     cells = [HEADINGS]
     for row in rows:
